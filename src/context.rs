@@ -1,0 +1,195 @@
+//! What a running task can ask: whether it is to stop, its deadline, who and where it is. It cannot reach the pool or
+//! the link.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::id::{TaskId, WorkerId};
+
+/// A running task's view of the worker that it runs on.
+///
+/// Cheap to clone. A clone that outlives its task reads as cancelled.
+#[derive(Clone)]
+pub struct Context {
+    slot: Arc<Slot>,
+    about: About,
+}
+
+/// What stays true while a task runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About {
+    pub(crate) task: TaskId,
+    pub(crate) worker: WorkerId,
+    pub(crate) attempt: u32,
+    pub(crate) depth: u32,
+    pub(crate) deadline: Option<Instant>,
+    /// Which of the slot's tasks this is; from [`Slot::begin`].
+    pub(crate) turn: u64,
+}
+
+/// The place where a worker's tasks run one after the other, and its cancel flag. Tasks take turns: a flag that is meant
+/// for one turn cannot reach the next.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    /// The current turn, times two, plus one when it is to stop. The watcher sets it while the task blocks.
+    word: AtomicU64,
+    /// Whether the current turn's task has ever asked about cancellation.
+    asked: AtomicBool,
+    /// Made when the task asks for something to wait on.
+    token: Mutex<Option<CancellationToken>>,
+}
+
+impl Context {
+    pub(crate) fn new(slot: Arc<Slot>, about: About) -> Self {
+        Self { slot, about }
+    }
+
+    /// Whether this task is to stop: its caller has dropped or cancelled it, its time is over, or it has already ended.
+    ///
+    /// Costs an atomic load. Long computations should ask now and then; one that never does is stopped by force.
+    pub fn is_cancelled(&self) -> bool {
+        self.slot.asked.store(true, Ordering::Relaxed);
+        self.slot.word.load(Ordering::Acquire) != self.about.turn << 1
+    }
+
+    /// Resolves when this task is to stop.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped and asked for again at any time.
+    pub async fn cancelled(&self) {
+        self.token().cancelled().await;
+    }
+
+    /// A token that is cancelled when this task is to stop, to hand to whatever the task waits for.
+    pub fn token(&self) -> CancellationToken {
+        self.slot.asked.store(true, Ordering::Relaxed);
+        let mut token = self.slot.token.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read under the lock that `cancel` takes after it has set the word: one of the two sees the other.
+        if self.slot.word.load(Ordering::Acquire) != self.about.turn << 1 {
+            let ended = CancellationToken::new();
+            ended.cancel();
+            return ended;
+        }
+        token.get_or_insert_with(CancellationToken::new).clone()
+    }
+
+    /// When the task has to be done, if its caller set a deadline.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.about.deadline
+    }
+
+    /// How deep this worker is in the tree of pools: 1 below the root.
+    pub fn depth(&self) -> u32 {
+        self.about.depth
+    }
+
+    /// How often this task was given to a worker, this time included.
+    pub fn attempt(&self) -> u32 {
+        self.about.attempt
+    }
+
+    /// Which task this is.
+    pub fn task_id(&self) -> TaskId {
+        self.about.task
+    }
+
+    /// Which worker it runs on.
+    pub fn worker_id(&self) -> WorkerId {
+        self.about.worker
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.about.fmt(f)
+    }
+}
+
+impl Slot {
+    /// Begins the next turn and says which it is.
+    pub(crate) fn begin(&self) -> u64 {
+        let turn = (self.word.load(Ordering::Relaxed) >> 1) + 1;
+        self.asked.store(false, Ordering::Relaxed);
+        self.word.store(turn << 1, Ordering::Release);
+        turn
+    }
+
+    /// Ends the current turn: whoever still holds its context reads "cancelled".
+    pub(crate) fn end(&self) {
+        self.word.fetch_add(2, Ordering::AcqRel);
+        self.fire();
+    }
+
+    /// Tells the current turn's task to stop. Whoever calls this makes sure that it is the turn that is meant.
+    pub(crate) fn cancel(&self) {
+        self.word.fetch_or(1, Ordering::AcqRel);
+        self.fire();
+    }
+
+    /// Whether the current turn's task has ever asked about cancellation.
+    pub(crate) fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn fire(&self) {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(token) = token {
+            token.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(slot: &Arc<Slot>) -> Context {
+        let about = About {
+            task: TaskId::new(1, 0),
+            worker: WorkerId::new(1, 0),
+            attempt: 1,
+            depth: 1,
+            deadline: None,
+            turn: slot.begin(),
+        };
+        Context::new(Arc::clone(slot), about)
+    }
+
+    #[test]
+    fn a_cancel_reaches_the_current_turn_and_not_the_next() {
+        let slot = Arc::new(Slot::default());
+        let first = context(&slot);
+        let token = first.token();
+        slot.cancel();
+        assert!(first.is_cancelled() && token.is_cancelled() && first.token().is_cancelled());
+        slot.end();
+        let second = context(&slot);
+        assert!(!second.is_cancelled() && !second.token().is_cancelled());
+        assert!(first.is_cancelled());
+    }
+
+    #[test]
+    fn a_context_that_outlives_its_task_reads_cancelled() {
+        let slot = Arc::new(Slot::default());
+        let cx = context(&slot);
+        let token = cx.token();
+        slot.end();
+        assert!(cx.is_cancelled() && token.is_cancelled());
+    }
+
+    #[test]
+    fn a_slot_knows_whether_its_task_has_asked() {
+        let slot = Arc::new(Slot::default());
+        let first = context(&slot);
+        assert!(!slot.asked());
+        first.is_cancelled();
+        assert!(slot.asked());
+        slot.end();
+        let _second = context(&slot);
+        assert!(!slot.asked());
+    }
+}

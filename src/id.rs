@@ -1,0 +1,52 @@
+//! The identities that every room may say. They name things and hold no behaviour.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Names one submitted task within its pool, for logs, statistics and errors.
+///
+/// The serial counts submissions; the index is the task's place in the pool's tables. A pair is not used twice while
+/// anything can still refer to it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId {
+    pub(crate) serial: u32,
+    pub(crate) index: u32,
+}
+
+/// Names one worker process within its pool. A worker that replaces a lost one has a new identity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkerId {
+    pub(crate) serial: u32,
+    pub(crate) index: u32,
+}
+
+macro_rules! id {
+    ($name:ident, $word:literal) => {
+        impl $name {
+            pub(crate) const fn new(serial: u32, index: u32) -> Self {
+                Self { serial, index }
+            }
+
+            /// Its place in a table.
+            pub(crate) const fn slot(self) -> usize {
+                self.index as usize
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($word, " {}"), self.serial)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($word, " {}@{}"), self.serial, self.index)
+            }
+        }
+    };
+}
+
+id!(TaskId, "task");
+id!(WorkerId, "worker");

@@ -1,0 +1,34 @@
+//! Brings workers to life and sees them die. It knows nothing of tasks or scheduling.
+
+pub(crate) mod local;
+pub(crate) mod process;
+
+use std::os::fd::OwnedFd;
+
+use futures::future::BoxFuture;
+
+use crate::error::Error;
+use crate::id::WorkerId;
+use crate::launch::process::Process;
+use crate::sys::memory::Page;
+
+/// A way of starting workers.
+pub(crate) trait Launcher: Send + Sync + 'static {
+    /// Starts one worker: its process runs and has been sent the magic.
+    ///
+    /// The future may be dropped at any time; what it had started is then killed and reaped.
+    ///
+    /// # Errors
+    ///
+    /// An [`ErrorKind::Launch`](crate::ErrorKind::Launch) that says which program could not be started and why.
+    fn launch(&self, worker: WorkerId) -> BoxFuture<'static, Result<Launched, Error>>;
+}
+
+/// A worker whose process runs.
+pub(crate) struct Launched {
+    /// The parent's end of the link, non-blocking.
+    pub(crate) socket: OwnedFd,
+    /// Where the worker notes what it has begun, if the two share memory.
+    pub(crate) page: Option<Page>,
+    pub(crate) process: Process,
+}

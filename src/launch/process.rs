@@ -1,0 +1,1 @@
+//! The process of one worker, watched by the spawner thread.

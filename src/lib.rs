@@ -1,0 +1,11 @@
+//! procpool
+#![warn(missing_docs)]
+mod context;
+mod error;
+mod event;
+mod id;
+mod sched;
+mod sys;
+mod task;
+mod wire;
+pub use context::Context; pub use task::Task; pub use error::{Error,ErrorKind,Exit}; pub use id::{TaskId,WorkerId};

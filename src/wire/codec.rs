@@ -1,0 +1,213 @@
+//! Frames to bytes and back. It allocates for bytes that have arrived, never for bytes that were announced.
+
+use std::marker::PhantomData;
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::frame::Shape;
+use super::{PREAMBLE_LIMIT, TO_PARENT_MAGIC, TO_WORKER_MAGIC};
+
+/// The length prefix: 4 bytes, little-endian, counting header and body.
+const PREFIX: usize = 4;
+
+/// One frame with its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message<F> {
+    pub(crate) frame: F,
+    pub(crate) body: Bytes,
+}
+
+impl<F> From<F> for Message<F> {
+    fn from(frame: F) -> Self {
+        Self { frame, body: Bytes::new() }
+    }
+}
+
+/// A rule of the protocol that the other side broke. It has to be cut off: what follows cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error("it announced a message of {length} bytes where the limit is {limit}")]
+    TooLong { length: u32, limit: u32 },
+    #[error("it sent a frame that cannot be decoded ({reason})")]
+    Malformed { reason: String },
+    #[error("it sent a frame with {bytes} bytes too many")]
+    Leftover { bytes: usize },
+    #[error("it echoes what it is sent: it is not a worker")]
+    Echo,
+    #[error("it wrote other things where a worker greets: {stray}")]
+    Stray { stray: String },
+    #[error("the link failed ({reason})")]
+    Io { reason: String },
+}
+
+impl From<std::io::Error> for Violation {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io { reason: error.to_string() }
+    }
+}
+
+/// A message that is not sent because it is larger than a message may be, or because its value cannot be encoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unsendable {
+    #[error("{bytes} bytes are more than the {limit} that a message may have")]
+    TooLarge { bytes: usize, limit: u32 },
+    #[error("{0}")]
+    Encode(postcard::Error),
+    #[error("{0}")]
+    Io(String),
+}
+
+impl From<std::io::Error> for Unsendable {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
+/// Reads frames of type `F` and writes any.
+#[derive(Clone, Debug)]
+pub(crate) struct Codec<F> {
+    limit: u32,
+    frames: PhantomData<fn() -> F>,
+}
+
+impl<F> Codec<F> {
+    /// `limit` is for header and body together, in bytes, in both directions.
+    pub(crate) fn new(limit: u32) -> Self {
+        Self { limit, frames: PhantomData }
+    }
+
+    /// Appends a frame whose body is written by `body`. When that fails, or the whole is too large, `out` is as before.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsendable`], from `body` or for the size.
+    pub(crate) fn encode_with<G: Serialize>(
+        &self,
+        frame: &G,
+        out: &mut BytesMut,
+        body: impl FnOnce(&mut BytesMut) -> Result<(), Unsendable>,
+    ) -> Result<(), Unsendable> {
+        let start = out.len();
+        out.extend_from_slice(&[0; PREFIX]);
+        let written = append(frame, out).map_err(Unsendable::Encode).and_then(|()| body(out));
+        let bytes = out.len() - start - PREFIX;
+        let written = written.and_then(|()| match u32::try_from(bytes) {
+            Ok(length) if length <= self.limit => Ok(length),
+            _ => Err(Unsendable::TooLarge { bytes, limit: self.limit }),
+        });
+        match written {
+            Ok(length) => out[start..start + PREFIX].copy_from_slice(&length.to_le_bytes()),
+            Err(_) => out.truncate(start),
+        }
+        written.map(drop)
+    }
+}
+
+impl<F: DeserializeOwned + Shape> Decoder for Codec<F> {
+    type Item = Message<F>;
+    type Error = Violation;
+
+    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Message<F>>, Violation> {
+        let Some(prefix) = bytes.first_chunk::<PREFIX>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*prefix);
+        if length > self.limit {
+            return Err(Violation::TooLong { length, limit: self.limit });
+        }
+        let end = PREFIX + length as usize;
+        if bytes.len() < end {
+            return Ok(None);
+        }
+        let (frame, rest) = postcard::take_from_bytes::<F>(&bytes[PREFIX..end])
+            .map_err(|error| Violation::Malformed { reason: error.to_string() })?;
+        let rest = rest.len();
+        if rest > 0 && !frame.has_body() {
+            return Err(Violation::Leftover { bytes: rest });
+        }
+        bytes.advance(end - rest);
+        Ok(Some(Message { frame, body: bytes.split_to(rest).freeze() }))
+    }
+}
+
+impl<F, G: Serialize> Encoder<Message<G>> for Codec<F> {
+    type Error = Unsendable;
+
+    fn encode(&mut self, message: Message<G>, out: &mut BytesMut) -> Result<(), Unsendable> {
+        self.encode_with(&message.frame, out, |out| {
+            out.extend_from_slice(&message.body);
+            Ok(())
+        })
+    }
+}
+
+/// Looks for the worker's magic in the first bytes that it wrote. Once it is there, `bytes` begins behind it and what
+/// stood before it is returned.
+///
+/// # Errors
+///
+/// [`Violation::Echo`] and [`Violation::Stray`].
+pub(crate) fn take_magic(bytes: &mut BytesMut) -> Result<Option<Bytes>, Violation> {
+    let find = |magic: &[u8; 16]| bytes.windows(magic.len()).position(|window| window == magic);
+    if let Some(at) = find(&TO_PARENT_MAGIC) {
+        let stray = bytes.split_to(at).freeze();
+        bytes.advance(TO_PARENT_MAGIC.len());
+        return Ok(Some(stray));
+    }
+    if find(&TO_WORKER_MAGIC).is_some() {
+        return Err(Violation::Echo);
+    }
+    if bytes.len() > PREAMBLE_LIMIT {
+        return Err(Violation::Stray { stray: excerpt(bytes) });
+    }
+    Ok(None)
+}
+
+/// The beginning of stray bytes in a form that can be shown.
+pub(crate) fn excerpt(bytes: &[u8]) -> String {
+    const SHOWN: usize = 200;
+    let shown = bytes[..bytes.len().min(SHOWN)].escape_ascii();
+    if bytes.len() > SHOWN { format!("\"{shown}\"…") } else { format!("\"{shown}\"") }
+}
+
+/// Appends a value to `out`; on an error it may have grown by a part of the value.
+///
+/// # Errors
+///
+/// What postcard says: for a sequence of unknown length, for example.
+pub(crate) fn append<T: Serialize>(value: &T, out: &mut BytesMut) -> Result<(), postcard::Error> {
+    postcard::serialize_with_flavor(value, Append(out))
+}
+
+/// Decodes a value from all of `bytes`.
+///
+/// # Errors
+///
+/// What postcard says, and `DeserializeBadEncoding` when bytes are left over.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
+    match postcard::take_from_bytes(bytes)? {
+        (value, []) => Ok(value),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
+
+/// Serialises to the end of a buffer that stays the caller's.
+struct Append<'a>(&'a mut BytesMut);
+
+impl postcard::ser_flavors::Flavor for Append<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.extend_from_slice(&[byte]);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! Every frame that exists, by direction. This file is the protocol; what the frames mean is decided elsewhere.
+//!
+//! Adding a variant at the end of an enum keeps the golden bytes of the others; anything else needs a new
+//! [`VERSION`](super::VERSION).
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{TaskId, WorkerId};
+
+/// What a parent says to its worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToWorker {
+    /// First, once.
+    Hello(Hello),
+    /// One task. Body: its encoded input.
+    Run(Run),
+    /// Many tasks of one type. Body: the encoded inputs, one after the other.
+    Batch(Batch),
+    /// Give back these tasks if they have not begun.
+    Recall { tasks: Vec<TaskId> },
+    /// The stream's consumer has room for so many more items.
+    Credit { task: TaskId, items: u32 },
+    /// Stop this task: its handle was dropped, or its deadline has passed.
+    Cancel { task: TaskId, grace_ms: u32 },
+    /// A part of bulk on a relay, so that control frames overtake it. Body: the part.
+    Chunk { task: TaskId, last: bool },
+    /// Finish what you have, answer, say `Bye`.
+    Drain,
+    Ping { nonce: u64 },
+    Pong { nonce: u64 },
+    /// Look again: something that travels beside the link has changed.
+    Nudge,
+    Lease { kind: LeaseKind, n: u32 },
+    Granted { kind: LeaseKind, n: u32 },
+    Returned { kind: LeaseKind, n: u32 },
+}
+
+/// What a worker says to its parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToParent {
+    /// First, once, before any user code runs.
+    Ready(Ready),
+    /// Once, when the state is initialised.
+    Open(Open),
+    /// A task began. On relays only, where asked for.
+    Started { task: TaskId },
+    /// These had not begun and were given back.
+    Recalled { tasks: Vec<TaskId> },
+    /// One item of a stream. Body: the encoded item.
+    Item { task: TaskId },
+    /// Exactly once per task that was sent and not recalled. Body: the encoded output, if it returned.
+    Done { task: TaskId, attempt: u32, used_us: u32, verdict: Verdict },
+    /// A part of bulk on a relay, so that control frames overtake it. Body: the part.
+    Chunk { task: TaskId, last: bool },
+    /// A record of the worker's log.
+    Log { level: u8, target: String, message: String },
+    /// What the worker uses.
+    Usage { resident_bytes: u64, cpu_us: u64 },
+    /// The last frame. An end of file without it means lost, whatever the exit status says.
+    Bye,
+    Ping { nonce: u64 },
+    Pong { nonce: u64 },
+    /// Look again: something that travels beside the link has changed.
+    Nudge,
+    Lease { kind: LeaseKind, n: u32 },
+    Granted { kind: LeaseKind, n: u32 },
+    Returned { kind: LeaseKind, n: u32 },
+}
+
+/// How the parent greets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) version: u16,
+    pub(crate) worker: WorkerId,
+    pub(crate) nonce: [u8; 16],
+    /// The processes above the worker, its parent first, the root last.
+    pub(crate) ancestors: Vec<Ancestor>,
+    pub(crate) depth: u8,
+    pub(crate) limits: Limits,
+    pub(crate) sandbox: Sandbox,
+    /// The most verbose level of log records that the parent wants: 0 none, 1 error … 5 trace.
+    pub(crate) log: u8,
+}
+
+/// A process above the worker. Its start time tells it from a later one with the same pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ancestor {
+    pub(crate) pid: u32,
+    /// In clock ticks since boot, as in field 22 of `/proc/PID/stat`.
+    pub(crate) start: u64,
+}
+
+/// What the worker must keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    /// The largest message in either direction, header and body, in bytes.
+    pub(crate) message: u32,
+    /// How many tasks may have begun at once.
+    pub(crate) slots: u32,
+}
+
+/// How much the worker is to be shut in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Sandbox {
+    /// Its own process group, no new privileges, nothing inherited that it was not given.
+    Contain,
+}
+
+/// How the worker greets back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    pub(crate) version: u16,
+    /// The nonce of `Hello`: proof that it was read.
+    pub(crate) nonce: [u8; 16],
+    pub(crate) pid: u32,
+    pub(crate) slots: u32,
+    pub(crate) tasks: Vec<TaskType>,
+    /// Which build of which program this is, for errors.
+    pub(crate) build: String,
+}
+
+/// One row of a worker's task table. Its position is what `Run` names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TaskType {
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) version: u32,
+    pub(crate) input: Cow<'static, str>,
+    pub(crate) output: Cow<'static, str>,
+}
+
+/// The worker is open for tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Open {
+    /// What is enforced, in words.
+    pub(crate) enforced: Vec<String>,
+    pub(crate) parallelism: u32,
+}
+
+/// One task to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: u32,
+    /// Position in the worker's task table.
+    pub(crate) index: u32,
+    /// Time left until the deadline, in microseconds.
+    pub(crate) remaining_us: Option<u64>,
+    /// The caller's trace context (W3C `traceparent`): trace id, span id, flags.
+    pub(crate) trace: Option<(u128, u64, u8)>,
+}
+
+/// Many tasks of one type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Batch {
+    pub(crate) index: u32,
+    /// Each task with its attempt and the length of its input in the body.
+    pub(crate) tasks: Vec<(TaskId, u32, u32)>,
+}
+
+/// How a task ended, as its worker says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Verdict {
+    /// It returned; the output is the body.
+    Returned,
+    /// It panicked.
+    Panicked { message: String, location: Option<String> },
+    /// It was stopped before it returned. `began` says whether its code ever ran.
+    Cancelled { began: bool },
+    /// There is no such position in the task table.
+    UnknownTask,
+    /// The input could not be decoded; its code never ran.
+    BadInput { reason: String },
+    /// The output could not be encoded.
+    BadOutput { reason: String },
+    /// The output is larger than a message may be.
+    TooLarge { bytes: u64 },
+}
+
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LeaseKind {
+    /// A place to run a task in.
+    Place,
+    /// A process.
+    Process,
+}
+
+/// Whether bytes may follow a frame's header.
+pub(crate) trait Shape {
+    fn has_body(&self) -> bool;
+}
+
+impl Shape for ToWorker {
+    fn has_body(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Batch(_) | Self::Chunk { .. })
+    }
+}
+
+impl Shape for ToParent {
+    fn has_body(&self) -> bool {
+        match self {
+            Self::Item { .. } | Self::Chunk { .. } => true,
+            Self::Done { verdict, .. } => *verdict == Verdict::Returned,
+            _ => false,
+        }
+    }
+}

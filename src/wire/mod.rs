@@ -1,0 +1,33 @@
+//! The wire: frames to bytes and back, with the limits and the version that both sides hold to. It does no I/O and knows
+//! no meaning beyond a frame's shape.
+//!
+//! ```text
+//!  once per direction      then, any number of times
+//! ┌────────────────┐ ┌──────────────┬────────────────────┬─────────────────────┐
+//! │ magic, 16 bytes│ │ length u32 LE│ header (postcard)  │ body (raw bytes)    │ …
+//! └────────────────┘ └──────────────┴────────────────────┴─────────────────────┘
+//!                                   └──────────── length bytes ────────────────┘
+//! ```
+//!
+//! The two directions have enums of their own, so a frame that travels the wrong way does not even decode. Bodies are
+//! carried outside postcard: bulk is never copied through serde.
+
+pub(crate) mod codec;
+pub(crate) mod frame;
+
+/// The version of everything in this room. Both sides must have the same.
+pub(crate) const VERSION: u16 = 1;
+
+/// How each direction begins. They differ so that a program that echoes its input is recognised as one, and begin with a
+/// NUL and end like PNG's so that text can't contain one and a mangled line end shows.
+pub(crate) const TO_WORKER_MAGIC: [u8; 16] = *b"\0procpool->w\r\n\x1a\n";
+/// See [`TO_WORKER_MAGIC`].
+pub(crate) const TO_PARENT_MAGIC: [u8; 16] = *b"\0procpool->p\r\n\x1a\n";
+
+/// The largest message by default, header and body. Larger ones cost a pool more memory per worker; smaller ones refuse
+/// honest bulk. It is checked where a message is made, so that one fat result fails one task and not the link.
+pub(crate) const MESSAGE_LIMIT: u32 = 256 << 20;
+
+/// How many bytes a worker may write before its magic. A test harness writes a line or two, a chatty banner some hundred;
+/// what writes more is not a worker, and we keep all of it for the error.
+pub(crate) const PREAMBLE_LIMIT: usize = 64 << 10;

@@ -12,6 +12,7 @@
 //! The two directions have enums of their own, so a frame that travels the wrong way does not even decode. Bodies are
 //! carried outside postcard: bulk is never copied through serde.
 
+pub(crate) mod arg0;
 pub(crate) mod codec;
 pub(crate) mod frame;
 

@@ -1,7 +1,12 @@
 //! Brings workers to life and sees them die. It knows nothing of tasks or scheduling.
 
+pub(crate) mod libtest;
 pub(crate) mod local;
 pub(crate) mod process;
+pub(crate) mod service;
+mod stderr;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 
@@ -24,7 +29,8 @@ pub(crate) trait Launcher: Send + Sync + 'static {
     fn launch(&self, worker: WorkerId) -> BoxFuture<'static, Result<Launched, Error>>;
 }
 
-/// A worker whose process runs.
+/// A worker whose process runs. Dropping it kills and reaps the process.
+#[derive(Debug)]
 pub(crate) struct Launched {
     /// The parent's end of the link, non-blocking.
     pub(crate) socket: OwnedFd,

@@ -1,1 +1,288 @@
-//! The process of one worker, watched by the spawner thread.
+//! The process of one worker: started, watched, signalled, killed with its group, reaped. It does not know what the process
+//! is for, nor when it should end.
+//!
+//! ```text
+//!  spawn ──▶ alive ── pidfd readable ──▶ zombie ── handle dropped ──▶ group killed, then reaped
+//!              │                           ▲ │
+//!              └─ handle dropped: SIGKILL ─┘ └─ poll_exited resolves; its group can still be signalled
+//! ```
+//!
+//! The leader of the group stays a zombie until nobody needs its group any more: as long as it is one, the kernel gives its
+//! number to no other process or group. All of this happens in a task on the service thread, so a handle can be dropped
+//! anywhere: without a runtime, after it, while a panic unwinds.
+//!
+//! Where the kernel has no pidfd, or no descriptor is left for one, the end is noticed by looking every [`LOOK`]. Nothing
+//! else is lost, save that a program which also reaps children that are not its own may then mislead us about which
+//! process it was.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::pin::Pin;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::channel::oneshot;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::error::Exit;
+use crate::id::WorkerId;
+use crate::launch::service;
+use crate::launch::stderr::{Reader, Tail};
+use crate::sys::pidfd::{self, Ended};
+use crate::sys::ready;
+
+/// How long standard error is read after the end of the process. What it wrote itself is there at once; only processes
+/// that it has left behind can write later, and may do so for ever.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// How often to look at a process that cannot tell when it ends. Rarer delays the news, more often costs the idle.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A worker's process. Dropping it kills the whole process group and reaps the process, wherever that happens.
+#[derive(Debug)]
+#[must_use = "dropping it kills the process"]
+pub(crate) struct Process {
+    pid: u32,
+    /// To the task on the service thread, which takes its closing for the order to kill and reap.
+    orders: mpsc::UnboundedSender<Signal>,
+    fate: Fate,
+    tail: Arc<Tail>,
+}
+
+#[derive(Debug)]
+enum Fate {
+    /// The task on the service thread will say.
+    Open(oneshot::Receiver<Exited>),
+    Known(Exited),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exited {
+    pub(crate) exit: Exit,
+    /// The most memory that was resident at once, in KiB, if it is known.
+    pub(crate) peak_kib: Option<u64>,
+}
+
+const UNKNOWN: Exited = Exited { exit: Exit::Unknown, peak_kib: None };
+
+impl Process {
+    /// Starts a program in a process group of its own, with its standard error read by us. Blocks until it executes.
+    ///
+    /// To be called through [`service::execute`]: the kernel takes the end of the calling thread for the parent's.
+    ///
+    /// # Errors
+    ///
+    /// What the standard library says of `spawn`, and when there is no service thread.
+    pub(crate) fn spawn(command: &mut Command, worker: WorkerId) -> io::Result<Self> {
+        let (stderr, theirs) = io::pipe()?;
+        let child = command.process_group(0).stderr(theirs).spawn();
+        // The command keeps its copy of the pipe until it is told otherwise, and we would never see the end of file.
+        command.stderr(std::process::Stdio::null());
+        let child = child?;
+        let pid = child.id();
+        let tail = Arc::new(Tail::default());
+        let (orders, received) = mpsc::unbounded_channel();
+        let (exited, fate) = oneshot::channel();
+        let mut leader = Leader { pid, child, pidfd: None };
+        // At once: if somebody else reaps it, the group can only be found through a descriptor.
+        let pidfd = pidfd::open(pid);
+        let (pipe, kept) = (OwnedFd::from(stderr), Arc::clone(&tail));
+        service::spawn(async move {
+            leader.pidfd = pidfd
+                .and_then(|fd| ready::watch(fd, Interest::READABLE))
+                .inspect_err(|error| tracing::debug!(pid, %error, "no pidfd"))
+                .ok();
+            watch(leader, received, Reader::new(pipe, kept, worker, pid), exited).await;
+        })?;
+        Ok(Self { pid, orders, fate: Fate::Open(fate), tail })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends a signal to the process and its group, if they are still there.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let _ = self.orders.send(signal);
+    }
+
+    /// Kills the process and its group. It stays a zombie until the handle is dropped.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Resolves when the process has ended and all that it wrote to standard error has been read; from then on always.
+    pub(crate) fn poll_exited(&mut self, cx: &mut Context<'_>) -> Poll<Exited> {
+        match &mut self.fate {
+            Fate::Known(exited) => Poll::Ready(*exited),
+            Fate::Open(fate) => Pin::new(fate).poll(cx).map(|exited| {
+                let exited = exited.unwrap_or(UNKNOWN);
+                self.fate = Fate::Known(exited);
+                exited
+            }),
+        }
+    }
+
+    /// The last few KiB that the process wrote to standard error, control characters escaped.
+    pub(crate) fn stderr_tail(&self) -> String {
+        self.tail.text()
+    }
+}
+
+/// Sees a process from its start to its end.
+async fn watch(
+    leader: Leader,
+    mut orders: mpsc::UnboundedReceiver<Signal>,
+    mut stderr: Reader,
+    exited: oneshot::Sender<Exited>,
+) {
+    let mut held = true;
+    let seen = loop {
+        tokio::select! {
+            biased;
+            order = orders.recv(), if held => {
+                held = order.is_some();
+                leader.signal(order.unwrap_or(Signal::SIGKILL));
+            }
+            seen = leader.ended() => break seen,
+            () = stderr.read() => {}
+        }
+    };
+    let until = Instant::now() + LINGER;
+    // Everything that the process wrote is in the pipe by now; the runtime may not have heard of it yet.
+    stderr.drain();
+    let _ = exited.send(seen);
+    while held {
+        tokio::select! {
+            biased;
+            order = orders.recv() => match order {
+                Some(signal) => leader.signal(signal),
+                None => held = false,
+            },
+            () = sleep_until(until), if stderr.is_open() => stderr.abandon(),
+            () = stderr.read() => {}
+        }
+    }
+    drop(leader);
+    while stderr.is_open() {
+        tokio::select! {
+            biased;
+            () = sleep_until(until) => stderr.abandon(),
+            () = stderr.read() => {}
+        }
+    }
+}
+
+/// The process that leads its group. The only place that signals and reaps; dropping it does both.
+struct Leader {
+    pid: u32,
+    child: Child,
+    pidfd: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Leader {
+    /// Resolves when the process has ended, and leaves it a zombie.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped and asked for again at any time.
+    async fn ended(&self) -> Exited {
+        loop {
+            let readable = match &self.pidfd {
+                Some(pidfd) => pidfd.readable().await.ok(),
+                None => None,
+            };
+            match (self.look(), readable) {
+                (Ok(Some(ended)), _) => return ended.into(),
+                (Ok(None), Some(mut readable)) => readable.clear_ready(),
+                (Ok(None), None) => sleep(LOOK).await,
+                (Err(_), _) => return UNKNOWN,
+            }
+        }
+    }
+
+    /// How the process ended, if it has; an error if somebody else has reaped it.
+    fn look(&self) -> io::Result<Option<Ended>> {
+        match self.pidfd.as_ref().map(|pidfd| pidfd::peek(pidfd.as_fd())) {
+            Some(Err(error)) if error.raw_os_error() == Some(libc::EINVAL) => pidfd::peek_pid(self.pid),
+            Some(look) => look,
+            None => pidfd::peek_pid(self.pid),
+        }
+    }
+
+    /// Signals the group. Nothing is sent to a number that may have become a stranger's.
+    fn signal(&self, signal: Signal) {
+        let number = Pid::from_raw(self.pid.cast_signed());
+        let sent = match self.pidfd.as_ref().map(|pidfd| pidfd::signal_group(pidfd.as_fd(), signal)) {
+            Some(Ok(())) => true,
+            Some(Err(error)) if error.raw_os_error() == Some(libc::ESRCH) => false,
+            // An old kernel. Between the look and the signal only somebody who reaps others' children could interfere.
+            _ => self.look().is_ok() && killpg(number, signal).is_ok(),
+        };
+        // A process can leave its group.
+        if (signal == Signal::SIGKILL || !sent) && matches!(self.look(), Ok(None)) {
+            let _ = kill(number, signal);
+        }
+    }
+}
+
+impl Drop for Leader {
+    /// Kills what the process has left behind in its group, then lets the process go. It has ended by then, unless something
+    /// failed on the way.
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        // Does not block, even if it is not ours to reap any more.
+        let _ = self.child.try_wait();
+    }
+}
+
+impl From<Ended> for Exited {
+    fn from(ended: Ended) -> Self {
+        let exit = match ended.code {
+            libc::CLD_EXITED => Exit::Code(ended.status),
+            code => Exit::Signal { number: ended.status, core: code == libc::CLD_DUMPED },
+        };
+        Self { exit, peak_kib: u64::try_from(ended.peak_kib).ok() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn without_a_pidfd_the_end_is_seen_all_the_same() {
+        for (script, held, expected) in [
+            ("exit 4", true, Exit::Code(4)),
+            ("sleep 60 & echo $! >&2; wait", false, Exit::Signal { number: libc::SIGKILL, core: false }),
+        ] {
+            let (stderr, theirs) = io::pipe().unwrap();
+            let mut command = Command::new("/bin/sh");
+            let child = command.args(["-c", script]).process_group(0).stderr(theirs).spawn().unwrap();
+            drop(command);
+            let pid = child.id();
+            let leader = Leader { pid, child, pidfd: None };
+            let (orders, received) = mpsc::unbounded_channel();
+            let (sender, fate) = oneshot::channel();
+            let tail = Arc::new(Tail::default());
+            let reader = Reader::new(stderr.into(), Arc::clone(&tail), WorkerId::new(1, 0), pid);
+            let watching = tokio::spawn(watch(leader, received, reader, sender));
+            let orders = held.then_some(orders);
+            assert_eq!(fate.await.unwrap().exit, expected);
+            drop(orders);
+            watching.await.unwrap();
+            assert_eq!(pidfd::peek_pid(pid).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+            assert_eq!(killpg(Pid::from_raw(pid.cast_signed()), None).unwrap_err(), nix::errno::Errno::ESRCH);
+        }
+    }
+}

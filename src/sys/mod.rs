@@ -4,4 +4,5 @@
 
 pub(crate) mod memory;
 pub(crate) mod pidfd;
+pub(crate) mod ready;
 pub(crate) mod socket;

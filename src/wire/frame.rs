@@ -19,22 +19,46 @@ pub(crate) enum ToWorker {
     /// Many tasks of one type. Body: the encoded inputs, one after the other.
     Batch(Batch),
     /// Give back these tasks if they have not begun.
-    Recall { tasks: Vec<TaskId> },
+    Recall {
+        tasks: Vec<TaskId>,
+    },
     /// The stream's consumer has room for so many more items.
-    Credit { task: TaskId, items: u32 },
+    Credit {
+        task: TaskId,
+        items: u32,
+    },
     /// Stop this task: its handle was dropped, or its deadline has passed.
-    Cancel { task: TaskId, grace_ms: u32 },
+    Cancel {
+        task: TaskId,
+        grace_ms: u32,
+    },
     /// A part of bulk on a relay, so that control frames overtake it. Body: the part.
-    Chunk { task: TaskId, last: bool },
+    Chunk {
+        task: TaskId,
+        last: bool,
+    },
     /// Finish what you have, answer, say `Bye`.
     Drain,
-    Ping { nonce: u64 },
-    Pong { nonce: u64 },
+    Ping {
+        nonce: u64,
+    },
+    Pong {
+        nonce: u64,
+    },
     /// Look again: something that travels beside the link has changed.
     Nudge,
-    Lease { kind: LeaseKind, n: u32 },
-    Granted { kind: LeaseKind, n: u32 },
-    Returned { kind: LeaseKind, n: u32 },
+    Lease {
+        kind: LeaseKind,
+        n: u32,
+    },
+    Granted {
+        kind: LeaseKind,
+        n: u32,
+    },
+    Returned {
+        kind: LeaseKind,
+        n: u32,
+    },
 }
 
 /// What a worker says to its parent.
@@ -45,28 +69,62 @@ pub(crate) enum ToParent {
     /// Once, when the state is initialised.
     Open(Open),
     /// A task began. On relays only, where asked for.
-    Started { task: TaskId },
+    Started {
+        task: TaskId,
+    },
     /// These had not begun and were given back.
-    Recalled { tasks: Vec<TaskId> },
+    Recalled {
+        tasks: Vec<TaskId>,
+    },
     /// One item of a stream. Body: the encoded item.
-    Item { task: TaskId },
+    Item {
+        task: TaskId,
+    },
     /// Exactly once per task that was sent and not recalled. Body: the encoded output, if it returned.
-    Done { task: TaskId, attempt: u32, used_us: u32, verdict: Verdict },
+    Done {
+        task: TaskId,
+        attempt: u32,
+        used_us: u32,
+        verdict: Verdict,
+    },
     /// A part of bulk on a relay, so that control frames overtake it. Body: the part.
-    Chunk { task: TaskId, last: bool },
+    Chunk {
+        task: TaskId,
+        last: bool,
+    },
     /// A record of the worker's log.
-    Log { level: u8, target: String, message: String },
+    Log {
+        level: u8,
+        target: String,
+        message: String,
+    },
     /// What the worker uses.
-    Usage { resident_bytes: u64, cpu_us: u64 },
+    Usage {
+        resident_bytes: u64,
+        cpu_us: u64,
+    },
     /// The last frame. An end of file without it means lost, whatever the exit status says.
     Bye,
-    Ping { nonce: u64 },
-    Pong { nonce: u64 },
+    Ping {
+        nonce: u64,
+    },
+    Pong {
+        nonce: u64,
+    },
     /// Look again: something that travels beside the link has changed.
     Nudge,
-    Lease { kind: LeaseKind, n: u32 },
-    Granted { kind: LeaseKind, n: u32 },
-    Returned { kind: LeaseKind, n: u32 },
+    Lease {
+        kind: LeaseKind,
+        n: u32,
+    },
+    Granted {
+        kind: LeaseKind,
+        n: u32,
+    },
+    Returned {
+        kind: LeaseKind,
+        n: u32,
+    },
 }
 
 /// How the parent greets.

@@ -1,7 +1,7 @@
 //! What a running task can ask: whether it is to stop, its deadline, who and where it is. It cannot reach the pool or
 //! the link.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -36,8 +36,9 @@ pub(crate) struct About {
 pub(crate) struct Slot {
     /// The current turn, times two, plus one when it is to stop. The watcher sets it while the task blocks.
     word: AtomicU64,
-    /// Whether the current turn's task has ever asked about cancellation.
-    asked: AtomicBool,
+    /// The last turn whose task has asked about cancellation. A turn and no flag: a context that outlives its task may
+    /// ask for ever and must not speak for the next one.
+    asked: AtomicU64,
     /// Made when the task asks for something to wait on.
     token: Mutex<Option<CancellationToken>>,
 }
@@ -51,7 +52,7 @@ impl Context {
     ///
     /// Costs an atomic load. Long computations should ask now and then; one that never does is stopped by force.
     pub fn is_cancelled(&self) -> bool {
-        self.slot.asked.store(true, Ordering::Relaxed);
+        self.ask();
         self.slot.word.load(Ordering::Acquire) != self.about.turn << 1
     }
 
@@ -66,7 +67,7 @@ impl Context {
 
     /// A token that is cancelled when this task is to stop, to hand to whatever the task waits for.
     pub fn token(&self) -> CancellationToken {
-        self.slot.asked.store(true, Ordering::Relaxed);
+        self.ask();
         let mut token = self.slot.token.lock().unwrap_or_else(PoisonError::into_inner);
         // Read under the lock that `cancel` takes after it has set the word: one of the two sees the other.
         if self.slot.word.load(Ordering::Acquire) != self.about.turn << 1 {
@@ -101,6 +102,13 @@ impl Context {
     pub fn worker_id(&self) -> WorkerId {
         self.about.worker
     }
+
+    /// Notes that this task cares about cancellation. Mostly a load: computations ask in their inner loops.
+    fn ask(&self) {
+        if self.slot.asked.load(Ordering::Relaxed) < self.about.turn {
+            self.slot.asked.fetch_max(self.about.turn, Ordering::Relaxed);
+        }
+    }
 }
 
 impl std::fmt::Debug for Context {
@@ -113,33 +121,36 @@ impl Slot {
     /// Begins the next turn and says which it is.
     pub(crate) fn begin(&self) -> u64 {
         let turn = (self.word.load(Ordering::Relaxed) >> 1) + 1;
-        self.asked.store(false, Ordering::Relaxed);
         self.word.store(turn << 1, Ordering::Release);
         turn
     }
 
     /// Ends the current turn: whoever still holds its context reads "cancelled".
-    pub(crate) fn end(&self) {
+    ///
+    /// The token, if the turn's task had one, is the caller's to cancel once it has let go of its locks: cancelling wakes
+    /// whoever waits, and wakers may be anyone's code.
+    #[must_use = "whoever waits for the token waits for ever"]
+    pub(crate) fn end(&self) -> Option<CancellationToken> {
         self.word.fetch_add(2, Ordering::AcqRel);
-        self.fire();
+        self.take()
     }
 
     /// Tells the current turn's task to stop. Whoever calls this makes sure that it is the turn that is meant.
-    pub(crate) fn cancel(&self) {
+    ///
+    /// The token is as for [`end`](Self::end).
+    #[must_use = "whoever waits for the token waits for ever"]
+    pub(crate) fn cancel(&self) -> Option<CancellationToken> {
         self.word.fetch_or(1, Ordering::AcqRel);
-        self.fire();
+        self.take()
     }
 
     /// Whether the current turn's task has ever asked about cancellation.
     pub(crate) fn asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed) == self.word.load(Ordering::Relaxed) >> 1
     }
 
-    fn fire(&self) {
-        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(token) = token {
-            token.cancel();
-        }
+    fn take(&self) -> Option<CancellationToken> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -159,14 +170,20 @@ mod tests {
         Context::new(Arc::clone(slot), about)
     }
 
+    fn fire(token: Option<CancellationToken>) {
+        if let Some(token) = token {
+            token.cancel();
+        }
+    }
+
     #[test]
     fn a_cancel_reaches_the_current_turn_and_not_the_next() {
         let slot = Arc::new(Slot::default());
         let first = context(&slot);
         let token = first.token();
-        slot.cancel();
+        fire(slot.cancel());
         assert!(first.is_cancelled() && token.is_cancelled() && first.token().is_cancelled());
-        slot.end();
+        fire(slot.end());
         let second = context(&slot);
         assert!(!second.is_cancelled() && !second.token().is_cancelled());
         assert!(first.is_cancelled());
@@ -177,7 +194,7 @@ mod tests {
         let slot = Arc::new(Slot::default());
         let cx = context(&slot);
         let token = cx.token();
-        slot.end();
+        fire(slot.end());
         assert!(cx.is_cancelled() && token.is_cancelled());
     }
 
@@ -188,8 +205,12 @@ mod tests {
         assert!(!slot.asked());
         first.is_cancelled();
         assert!(slot.asked());
-        slot.end();
-        let _second = context(&slot);
-        assert!(!slot.asked());
+        fire(slot.end());
+        let second = context(&slot);
+        first.is_cancelled();
+        assert!(!slot.asked(), "the context of an ended task spoke for the next");
+        second.is_cancelled();
+        first.is_cancelled();
+        assert!(slot.asked());
     }
 }

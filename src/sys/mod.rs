@@ -2,7 +2,11 @@
 //! knows nothing of the crate.
 #![expect(unsafe_code, reason = "this is the room for it; each block has its SAFETY argument")]
 
+pub(crate) mod buffer;
+pub(crate) mod descriptors;
 pub(crate) mod memory;
 pub(crate) mod pidfd;
+pub(crate) mod process;
 pub(crate) mod ready;
+pub(crate) mod signal;
 pub(crate) mod socket;

@@ -1,0 +1,143 @@
+//! From the first line of `main` to a serving worker: the steps, in the order in which they have to come. What a step does
+//! is told where it is done.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread;
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpgrp, getpid, setpgid};
+
+use super::greet::{self, Greeting, Refusal};
+use super::io::Shared;
+use super::watch::{self, Lives};
+use super::{leave, runtime, stdio, turn};
+use crate::sys::signal;
+use crate::task::Table;
+use crate::wire::frame::{Hello, Open, Ready, Sandbox, ToParent};
+use crate::wire::{TO_PARENT_MAGIC, VERSION};
+
+/// How many tasks may have begun at once. A parent that wants more is told so.
+const SLOTS: u32 = 1;
+
+/// The main thread's stack where it can't be the process's own: as large as that usually is.
+const STACK: usize = 8 << 20;
+
+/// Becomes a worker. `parent` is the process that executed this one, unless something stands between the two.
+pub(super) fn run(table: Table, parent: Option<u32>) -> ! {
+    if tokio::runtime::Handle::try_current().is_err() {
+        become_worker(&table, parent)
+    }
+    // `main` is a task of a runtime already, and runtimes do not nest on a thread. That one waits here for ever.
+    let thread = thread::Builder::new().stack_size(STACK).spawn(move || become_worker(&table, parent));
+    match thread.map(thread::JoinHandle::join) {
+        Err(error) => leave::fail(leave::UNFIT, &format!("failed to start a thread ({error})")),
+        // It does not return, so it has panicked, and has said so.
+        Ok(_) => leave::fail(leave::UNFIT, "the worker's main thread has ended"),
+    }
+}
+
+fn become_worker(table: &Table, parent: Option<u32>) -> ! {
+    let started = start(parent).unwrap_or_else(|error| {
+        leave::fail(leave::UNFIT, &format!("failed to start ({error})"));
+    });
+    match serve(started, table, parent) {
+        // The one way out that runs exit handlers: everything is answered, and the parent waits.
+        Ok(()) => std::process::exit(0),
+        Err(error) => leave::fail(leave::UNFIT, &format!("failed to serve ({error})")),
+    }
+}
+
+/// What is there once the parent has said what it wants.
+struct Started {
+    ends: stdio::Ends,
+    lives: Lives,
+    greeting: Greeting,
+}
+
+/// Everything before `Hello` is understood.
+fn start(parent: Option<u32>) -> io::Result<Started> {
+    let ends = stdio::claim()?;
+    signal::reset()?;
+    if getpgrp() != getpid() {
+        // The launcher has done it if it could. A session leader can't, and behind a prefix it is a courtesy.
+        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    }
+    // Only wakes a stopped worker so that its watcher can run. It fires when the *thread* that started us ends, so it must
+    // do no harm to a healthy one.
+    let _ = prctl::set_pdeathsig(Signal::SIGCONT);
+    let lives = parent.map(Lives::parent).transpose()?.unwrap_or_default();
+    let greeted = greet::receive(ends.input.as_fd(), lives.first().map(AsFd::as_fd));
+    match greeted {
+        Ok(greeting) => Ok(Started { ends, lives, greeting }),
+        Err(Refusal::Closed) if parent.is_some() => leave::die(),
+        Err(refusal @ (Refusal::Closed | Refusal::Stranger(_))) => not_a_pool(&refusal.to_string()),
+        Err(refusal) => leave::fail(leave::MISUNDERSTOOD, &refusal.to_string()),
+    }
+}
+
+/// Tells a person who has started a worker program by hand what it is.
+pub(super) fn not_a_pool(found: &str) -> ! {
+    let advice = "this program is a worker of a procpool pool: a pool starts it and speaks to it over its standard input";
+    leave::fail(leave::NOT_A_POOL, &format!("{advice}; {found}"))
+}
+
+/// Everything from `Hello` to `Bye`.
+fn serve(started: Started, table: &Table, parent: Option<u32>) -> io::Result<()> {
+    let Started { ends, mut lives, greeting: Greeting { hello, page, rest } } = started;
+    lives.ancestors(parent, &hello.ancestors);
+    let enforced = contain(hello.sandbox)?;
+    // Fifteen characters are all that a name can have.
+    let _ = prctl::set_name(c"procpool-worker");
+    turn::note_panics();
+    ends.unblock()?;
+    let shared = Arc::new(Shared::new(ends, page, hello.limits.message, rest)?);
+    greet_back(&shared, table, &hello, enforced);
+    watch::start(&shared, lives)?;
+    let place = runtime::Place { worker: hello.worker, depth: hello.depth.into() };
+    runtime::build(&shared)?.block_on(runtime::serve(&shared, table, &place))
+}
+
+/// Shuts the worker in while it has one thread, and says how.
+fn contain(sandbox: Sandbox) -> io::Result<Vec<String>> {
+    match sandbox {
+        Sandbox::Contain => prctl::set_no_new_privs()?,
+    }
+    let mut enforced = vec!["no new privileges".to_owned()];
+    if getpgrp() == getpid() {
+        enforced.push("own process group".to_owned());
+    }
+    Ok(enforced)
+}
+
+/// Says `Ready`, and `Open`, since there is no state to initialise. What came behind `Hello` is understood now.
+fn greet_back(shared: &Shared, table: &Table, hello: &Hello, enforced: Vec<String>) {
+    let effects = {
+        let mut io = shared.claim();
+        io.say_raw(&TO_PARENT_MAGIC);
+        io.say(ToParent::Ready(Ready {
+            version: VERSION,
+            nonce: hello.nonce,
+            pid: std::process::id(),
+            slots: hello.limits.slots.min(SLOTS),
+            tasks: table.kinds(),
+            build: build(),
+        }));
+        let parallelism =
+            thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(u32::MAX));
+        io.say(ToParent::Open(Open { enforced, parallelism }));
+        shared.flush(&mut io);
+        shared.parse(&mut io)
+    };
+    effects.perform();
+}
+
+/// The program's name and the version of this crate in it.
+fn build() -> String {
+    let program = std::env::current_exe().ok();
+    let name =
+        program.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+    format!("{} (procpool {})", name.unwrap_or_default(), env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,437 @@
+//! The link as the worker's two threads share it: what was read, what is queued, what is to be written, all under one
+//! lock. It runs no user code, and nobody may while holding the lock.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio_util::codec::Decoder;
+use tokio_util::sync::CancellationToken;
+
+use super::leave;
+use super::pulse::Pulse;
+use super::stdio::Ends;
+use crate::context::Slot;
+use crate::id::TaskId;
+use crate::sys::buffer;
+use crate::sys::memory::Page;
+use crate::wire::codec::{Codec, Unsendable, Violation};
+use crate::wire::frame::{Batch, Run, ToParent, ToWorker, Verdict};
+
+/// How much is read at once. The parent's socket holds about three times as much; more would only delay the first task.
+const ROOM: usize = 64 << 10;
+
+/// How many bytes of answers may wait for a parent that doesn't read before no further task begins. More costs memory,
+/// less makes a fast worker wait for a parent that is merely busy.
+const UNREAD: usize = 1 << 20;
+
+/// What main thread and watcher share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) ends: Ends,
+    pub(super) pulse: Pulse,
+    pub(super) slot: Arc<Slot>,
+    /// Where the parent sees what has begun.
+    page: Option<Page>,
+    io: Mutex<Io>,
+}
+
+/// The link's state.
+#[derive(Debug)]
+pub(super) struct Io {
+    codec: Codec<ToWorker>,
+    /// Read and not yet understood: at most one frame and a read's worth.
+    unparsed: BytesMut,
+    queue: VecDeque<Queued>,
+    /// How many tasks have come over the link. The parent counts them too.
+    received: u64,
+    running: Option<Current>,
+    /// Answers that have not been written yet, from a frame's middle on perhaps.
+    out: BytesMut,
+    /// Wakes the main thread when the watcher has read something for it: the bytes are gone from the socket, so nothing
+    /// else would.
+    reader: Option<Waker>,
+    /// Whether the watcher reads and writes, because the main thread is stuck in user code.
+    pub(super) standin: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// `Drain` was read: finish and leave.
+    Draining,
+    /// `Bye` is written, or on its way: nothing may follow it.
+    Left,
+}
+
+/// A task that has not begun.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) task: TaskId,
+    pub(super) attempt: u32,
+    pub(super) index: u32,
+    pub(super) deadline: Option<Instant>,
+    pub(super) input: Bytes,
+    /// Which task of the link it is, counted from 1.
+    position: u64,
+}
+
+/// The task that has begun.
+#[derive(Debug)]
+struct Current {
+    task: TaskId,
+    /// Until when it may clean up, once it was cancelled.
+    cancelled: Option<Instant>,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Run this, as that turn of the slot.
+    Task(Queued, u64),
+    Wait,
+    Leave,
+}
+
+/// What reading leads to outside the lock.
+#[derive(Debug, Default)]
+#[must_use = "a cancelled task is not told"]
+pub(super) struct Effects {
+    token: Option<CancellationToken>,
+    /// Whether the main thread has to look.
+    news: bool,
+    reader: Option<Waker>,
+    ignored: usize,
+}
+
+impl Shared {
+    pub(super) fn new(ends: Ends, page: Option<Page>, limit: u32, unparsed: BytesMut) -> nix::Result<Self> {
+        let io = Io {
+            codec: Codec::new(limit),
+            unparsed,
+            queue: VecDeque::new(),
+            received: 0,
+            running: None,
+            out: BytesMut::new(),
+            reader: None,
+            standin: false,
+            stage: Stage::Serving,
+        };
+        Ok(Self { ends, pulse: Pulse::new()?, slot: Arc::default(), page, io: Mutex::new(io) })
+    }
+
+    /// The lock, whoever asks. Nothing that runs under it leaves it half-changed by a panic.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Io> {
+        self.io.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock for the main thread, which is reader and writer again by taking it.
+    pub(super) fn claim(&self) -> MutexGuard<'_, Io> {
+        let mut io = self.lock();
+        if io.standin {
+            io.standin = false;
+            self.pulse.ring();
+        }
+        io
+    }
+
+    /// Takes the next task and marks it begun, both under the lock under which tasks are recalled and cancelled: each is
+    /// either given back or begun.
+    pub(super) fn begin(&self) -> Next {
+        let mut io = self.claim();
+        if !io.has_work() {
+            return Next::Wait;
+        }
+        let Some(queued) = io.queue.pop_front() else { return Next::Leave };
+        io.running = Some(Current { task: queued.task, cancelled: None });
+        let turn = self.slot.begin();
+        if let Some(page) = &self.page {
+            page.begun().store(queued.position, std::sync::atomic::Ordering::Release);
+        }
+        self.pulse.beat();
+        Next::Task(queued, turn)
+    }
+
+    /// Ends the running task with an answer, and writes what has gathered if `flush` says so of its size and of the type
+    /// of the task that is next.
+    pub(super) fn finish(
+        &self,
+        answer: &ToParent,
+        body: &[u8],
+        flush: impl FnOnce(usize, Option<u32>) -> bool,
+    ) {
+        let token = {
+            let mut io = self.claim();
+            io.running = None;
+            io.say_with(answer, body);
+            if flush(io.out.len(), io.queue.front().map(|queued| queued.index)) {
+                self.flush(&mut io);
+            }
+            self.slot.end()
+        };
+        if let Some(token) = token {
+            token.cancel();
+        }
+    }
+
+    /// Reads once and understands all of it before anything is begun: a task that is cancelled in the same breath
+    /// never runs. `None` when there was nothing to read.
+    ///
+    /// Nobody survives the end of the link, here or in [`flush`](Self::flush).
+    pub(super) fn read(&self, io: &mut Io) -> Option<Effects> {
+        let room = ROOM.max(io.unparsed.len());
+        match buffer::read(self.ends.input.as_fd(), &mut io.unparsed, room) {
+            Ok(0) => leave::die(),
+            Ok(_) => Some(self.parse(io)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) if error.kind() == ErrorKind::Interrupted => Some(Effects::default()),
+            Err(error) => lost(&error),
+        }
+    }
+
+    /// Understands what was read.
+    pub(super) fn parse(&self, io: &mut Io) -> Effects {
+        let (mut effects, mut bulky) = (Effects::default(), false);
+        loop {
+            let mut unparsed = std::mem::take(&mut io.unparsed);
+            let message = io.codec.decode(&mut unparsed);
+            io.unparsed = unparsed;
+            let done = match message {
+                Ok(Some(message)) => {
+                    bulky |= message.body.len() > UNREAD;
+                    io.heard(message.frame, message.body, &self.slot, &mut effects)
+                }
+                Ok(None) => break,
+                Err(violation) => Err(violation),
+            };
+            if let Err(violation) = done {
+                leave::fail(leave::MISUNDERSTOOD, &format!("the parent can't be understood: {violation}"));
+            }
+        }
+        if bulky {
+            // Lets go of the memory that one large input took, once that is done with.
+            io.unparsed = BytesMut::from(&io.unparsed[..]);
+        }
+        effects
+    }
+
+    /// Writes until all is written or the parent has to read first.
+    pub(super) fn flush(&self, io: &mut Io) {
+        while !io.out.is_empty() {
+            match nix::unistd::write(&self.ends.output, &io.out).map_err(io::Error::from) {
+                Ok(n) => {
+                    io.out.advance(n);
+                    // What one large answer took is not kept.
+                    if io.out.is_empty() && io.out.capacity() > UNREAD {
+                        io.out = BytesMut::new();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => lost(&error),
+            }
+        }
+    }
+}
+
+/// A parent that is gone is no news; anything else is worth a line.
+fn lost(error: &io::Error) -> ! {
+    match error.kind() {
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => leave::die(),
+        _ => leave::fail(leave::UNFIT, &format!("the link to the parent failed ({error})")),
+    }
+}
+
+impl Io {
+    /// Whether the main thread has something to do that is not waiting.
+    pub(super) fn has_work(&self) -> bool {
+        match self.stage {
+            Stage::Serving => !self.queue.is_empty() && self.out.len() <= UNREAD,
+            Stage::Draining => self.queue.is_empty() || self.out.len() <= UNREAD,
+            Stage::Left => self.out.is_empty(),
+        }
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Until when the running task may clean up, if it was cancelled.
+    pub(super) fn cancelled(&self) -> Option<Instant> {
+        self.running.as_ref()?.cancelled
+    }
+
+    /// Leaves its waker for whoever reads in the main thread's place.
+    pub(super) fn wake_with(&mut self, waker: &Waker) {
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// What the stand-in has to do outside the lock: the same, and wake the main thread if it should look.
+    pub(super) fn on_behalf(&mut self, mut effects: Effects) -> Effects {
+        if effects.news {
+            effects.reader = self.reader.take();
+        }
+        effects
+    }
+
+    /// Says the last word. Whatever is read from now on is not answered.
+    pub(super) fn bye(&mut self) {
+        self.say(ToParent::Bye);
+        self.stage = Stage::Left;
+    }
+
+    /// Adds bytes that are no frame: the magic.
+    pub(super) fn say_raw(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    pub(super) fn say(&mut self, frame: ToParent) {
+        self.say_with(&frame, &[]);
+    }
+
+    /// Adds an answer to what is to be written. One that is larger than a message may be is replaced by one that says so.
+    fn say_with(&mut self, frame: &ToParent, body: &[u8]) {
+        if self.stage == Stage::Left {
+            return;
+        }
+        let said = self.codec.encode_with(frame, &mut self.out, |out| {
+            out.extend_from_slice(body);
+            Ok(())
+        });
+        let Err(error) = said else { return };
+        match (frame, &error) {
+            (ToParent::Done { task, attempt, used_us, .. }, Unsendable::TooLarge { bytes, .. })
+                if !body.is_empty() =>
+            {
+                let verdict = Verdict::TooLarge { bytes: *bytes as u64 };
+                self.say(ToParent::Done { task: *task, attempt: *attempt, used_us: *used_us, verdict });
+            }
+            _ => leave::fail(leave::UNFIT, &format!("an answer can't be sent: {error}")),
+        }
+    }
+
+    /// One frame from the parent.
+    fn heard(
+        &mut self,
+        frame: ToWorker,
+        body: Bytes,
+        slot: &Slot,
+        effects: &mut Effects,
+    ) -> Result<(), Violation> {
+        if self.stage == Stage::Left {
+            return Ok(());
+        }
+        match frame {
+            ToWorker::Run(run) => self.queue_run(run, body),
+            ToWorker::Batch(batch) => self.queue_batch(batch, body)?,
+            ToWorker::Recall { tasks } => self.recall(tasks),
+            ToWorker::Cancel { task, grace_ms } => self.cancel(task, grace_ms, slot, effects),
+            ToWorker::Drain => self.stage = Stage::Draining,
+            ToWorker::Ping { nonce } => self.say(ToParent::Pong { nonce }),
+            ToWorker::Hello(_) => return Err(malformed("a second greeting")),
+            // Nothing asks for these yet; a parent that says them does no harm.
+            ToWorker::Credit { .. }
+            | ToWorker::Chunk { .. }
+            | ToWorker::Pong { .. }
+            | ToWorker::Nudge
+            | ToWorker::Lease { .. }
+            | ToWorker::Granted { .. }
+            | ToWorker::Returned { .. } => {
+                effects.ignored += 1;
+                return Ok(());
+            }
+        }
+        effects.news = true;
+        Ok(())
+    }
+
+    fn queue_run(&mut self, run: Run, input: Bytes) {
+        let left = run.remaining_us.map(Duration::from_micros);
+        let deadline = left.and_then(|left| Instant::now().checked_add(left));
+        let Run { task, attempt, index, .. } = run;
+        self.received += 1;
+        self.queue.push_back(Queued { task, attempt, index, deadline, input, position: self.received });
+    }
+
+    fn queue_batch(&mut self, batch: Batch, mut body: Bytes) -> Result<(), Violation> {
+        for (task, attempt, length) in batch.tasks {
+            let length = length as usize;
+            if length > body.len() {
+                return Err(malformed("a batch with too few inputs"));
+            }
+            let input = body.split_to(length);
+            let Batch { index, .. } = batch;
+            self.received += 1;
+            let position = self.received;
+            self.queue.push_back(Queued { task, attempt, index, deadline: None, input, position });
+        }
+        match body.len() {
+            0 => Ok(()),
+            bytes => Err(Violation::Leftover { bytes }),
+        }
+    }
+
+    /// Gives back those that have not begun. The answer comes even if there are none, so that the parent can wait for it.
+    fn recall(&mut self, mut tasks: Vec<TaskId>) {
+        tasks.retain(|task| self.unqueue(*task).is_some());
+        self.say(ToParent::Recalled { tasks });
+    }
+
+    /// A task that is unknown has been answered meanwhile.
+    fn cancel(&mut self, task: TaskId, grace_ms: u32, slot: &Slot, effects: &mut Effects) {
+        if let Some(queued) = self.unqueue(task) {
+            let verdict = Verdict::Cancelled { began: false };
+            self.say(ToParent::Done { task, attempt: queued.attempt, used_us: 0, verdict });
+        } else if let Some(current) = self.running.as_mut().filter(|current| current.task == task) {
+            // Under the lock that ends the turn, so that the flag can't hit the next one. A second Cancel changes nothing.
+            let grace = Duration::from_millis(grace_ms.into());
+            current.cancelled.get_or_insert_with(|| Instant::now() + grace);
+            effects.token = slot.cancel().or(effects.token.take());
+        }
+    }
+
+    /// Takes a task out of the queue. A scan, but of at most a prefetch's length.
+    fn unqueue(&mut self, task: TaskId) -> Option<Queued> {
+        let at = self.queue.iter().position(|queued| queued.task == task)?;
+        self.queue.remove(at)
+    }
+}
+
+fn malformed(what: &str) -> Violation {
+    Violation::Malformed { reason: what.into() }
+}
+
+impl Effects {
+    /// Does it, on the main thread.
+    pub(super) fn perform(self) {
+        if self.ignored > 0 {
+            tracing::trace!(frames = self.ignored, "ignored frames that mean nothing to this worker");
+        }
+        self.wake();
+    }
+
+    /// Does it, on the watcher, which must neither die of a panicking waker nor wait for a subscriber's lock.
+    pub(super) fn perform_on_behalf(self) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.wake())) {
+            std::mem::forget(payload);
+        }
+    }
+
+    fn wake(self) {
+        if let Some(reader) = self.reader {
+            reader.wake();
+        }
+        if let Some(token) = self.token {
+            token.cancel();
+        }
+    }
+}

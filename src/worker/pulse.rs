@@ -1,0 +1,132 @@
+//! How the watcher sees whether the main thread sleeps, moves on or is stuck in user code, at the price of a store per
+//! task and nothing at all while the worker is idle. It does not act on it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// The main thread's epoch and the watcher's bell.
+///
+/// Only the main thread writes the epoch. It is even while that thread sleeps in its runtime and odd while it runs, and it
+/// grows with every task and every poll of one.
+///
+/// The watcher ticks only while the main thread is active. Going to sleep is a handshake in which each side writes its own
+/// word and then reads the other's, all sequentially consistent, so one of the two sees the other:
+///
+/// ```text
+///  main, rising    epoch := odd        watching?  no → watching := true, ring
+///  watcher, tired  watching := false   epoch?     moved → watching := true, tick on
+/// ```
+#[derive(Debug)]
+pub(super) struct Pulse {
+    epoch: AtomicU64,
+    /// Whether the watcher ticks.
+    watching: AtomicBool,
+    bell: EventFd,
+}
+
+impl Pulse {
+    /// For a main thread that runs and a watcher that ticks.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no eventfd to give.
+    pub(super) fn new() -> nix::Result<Self> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { epoch: AtomicU64::new(1), watching: AtomicBool::new(true), bell })
+    }
+
+    /// Main thread: it goes to sleep.
+    pub(super) fn sleep(&self) {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        self.epoch.store((epoch | 1) + 1, Ordering::Relaxed);
+    }
+
+    /// Main thread: it has woken up.
+    pub(super) fn rise(&self) {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        self.epoch.store((epoch + 1) | 1, Ordering::SeqCst);
+        if !self.watching.load(Ordering::SeqCst) {
+            self.watching.store(true, Ordering::SeqCst);
+            self.ring();
+        }
+    }
+
+    /// Main thread: it has got somewhere.
+    pub(super) fn beat(&self) {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        self.epoch.store(epoch + 2, Ordering::Relaxed);
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Watcher: it would stop ticking. Whether it may: not if the main thread has moved since `epoch`.
+    pub(super) fn doze(&self, epoch: u64) -> bool {
+        self.watching.store(false, Ordering::SeqCst);
+        let may = self.epoch() == epoch;
+        if !may {
+            self.watching.store(true, Ordering::SeqCst);
+        }
+        may
+    }
+
+    /// Wakes the watcher.
+    pub(super) fn ring(&self) {
+        // Fails only when the count is at its maximum, and then the bell is ringing.
+        let _ = self.bell.write(1);
+    }
+
+    /// Watcher: stops the bell.
+    pub(super) fn hush(&self) {
+        let _ = self.bell.read();
+    }
+
+    /// What becomes readable when the bell rings.
+    pub(super) fn bell(&self) -> &EventFd {
+        &self.bell
+    }
+}
+
+/// Whether the main thread sleeps at this epoch.
+pub(super) fn asleep(epoch: u64) -> bool {
+    epoch.is_multiple_of(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_is_even_only_in_sleep_and_always_grows() {
+        let pulse = Pulse::new().unwrap();
+        let mut last = pulse.epoch();
+        let steps: [(fn(&Pulse), bool); 6] = [
+            (Pulse::beat, false),
+            (Pulse::sleep, true),
+            (Pulse::rise, false),
+            (Pulse::rise, false),
+            (Pulse::sleep, true),
+            (Pulse::rise, false),
+        ];
+        for (step, sleeps) in steps {
+            step(&pulse);
+            assert!(asleep(pulse.epoch()) == sleeps && pulse.epoch() > last);
+            last = pulse.epoch();
+        }
+    }
+
+    #[test]
+    fn a_dozing_watcher_is_woken_by_the_first_rise_and_only_by_that() {
+        let pulse = Pulse::new().unwrap();
+        pulse.sleep();
+        assert!(!pulse.doze(1), "it dozed although the main thread had moved");
+        assert!(pulse.doze(pulse.epoch()));
+        assert!(pulse.bell().read().is_err());
+        pulse.rise();
+        assert_eq!(pulse.bell().read(), Ok(1));
+        pulse.rise();
+        assert!(pulse.bell().read().is_err());
+    }
+}

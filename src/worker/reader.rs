@@ -1,0 +1,112 @@
+//! The main thread's way of waiting: for something to read, or for room to write. It decides nothing; what it waits for is
+//! asked by whoever polls it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::io::{Io, Shared};
+use super::leave;
+
+/// Reads the link and writes it, as long as its turn is polled.
+///
+/// The input is registered for reading only, and the output, which is another descriptor, for writing only while it is
+/// full: on a socket pair every read by the parent would else wake this thread.
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    input: AsyncFd<Input>,
+    output: Option<AsyncFd<Output>>,
+}
+
+/// The link's end to read from, as the runtime wants to own it.
+struct Input(Arc<Shared>);
+
+/// The link's end to write to, likewise.
+struct Output(Arc<Shared>);
+
+impl AsRawFd for Input {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.ends.input.as_fd().as_raw_fd()
+    }
+}
+
+impl AsRawFd for Output {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.ends.output.as_fd().as_raw_fd()
+    }
+}
+
+impl Reader {
+    /// # Errors
+    ///
+    /// When the link can't be waited for, because it is a regular file for example.
+    pub(super) fn new(shared: &Arc<Shared>) -> io::Result<Self> {
+        let input = AsyncFd::with_interest(Input(Arc::clone(shared)), Interest::READABLE)?;
+        Ok(Self { shared: Arc::clone(shared), input, output: None })
+    }
+
+    /// Writes and reads until `enough` says so (`Ready`) or there is nothing to be read (`Pending`).
+    ///
+    /// After `Pending` the thread is woken by whatever comes next, read by itself or by the watcher in its place.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, enough: impl Fn(&Io) -> bool) -> Poll<()> {
+        loop {
+            let full = {
+                let mut io = self.shared.claim();
+                self.shared.flush(&mut io);
+                if enough(&io) {
+                    return Poll::Ready(());
+                }
+                io.wake_with(cx.waker());
+                io.has_output()
+            };
+            if full && self.poll_output(cx).is_ready() {
+                continue;
+            }
+            match self.input.poll_read_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => failed(&error),
+                Poll::Ready(Ok(mut guard)) => {
+                    let effects = self.shared.read(&mut self.shared.claim());
+                    match effects {
+                        Some(effects) => effects.perform(),
+                        // Only now: after a short read there may be more that raises no new edge.
+                        None => guard.clear_ready(),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for room; `Ready` when something could be written.
+    fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let output = match self.output.take() {
+            Some(output) => output,
+            None => AsyncFd::with_interest(Output(Arc::clone(&self.shared)), Interest::WRITABLE)
+                .unwrap_or_else(|error| failed(&error)),
+        };
+        loop {
+            match output.poll_write_ready(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => failed(&error),
+                Poll::Ready(Ok(mut guard)) => {
+                    let mut io = self.shared.claim();
+                    self.shared.flush(&mut io);
+                    if !io.has_output() {
+                        return Poll::Ready(());
+                    }
+                    guard.clear_ready();
+                }
+            }
+        }
+        self.output = Some(output);
+        Poll::Pending
+    }
+}
+
+fn failed(error: &io::Error) -> ! {
+    leave::fail(leave::UNFIT, &format!("the link to the parent can't be waited for ({error})"))
+}

@@ -1,0 +1,223 @@
+//! The main thread of a worker: reads, runs tasks one after the other, answers. What happens while it is stuck in user code
+//! is the watcher's business.
+//!
+//! ```text
+//!        ┌──────────────── Wait ──────────────┐
+//!        ▼                                    │
+//!   reader.poll ──has work──▶ begin ──Task──▶ turn ──answer──▶ finish ──▶ (breathe) ──▶ begin
+//!                               └───Leave──▶ Bye, exit
+//! ```
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as Wake, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::time::{Sleep, sleep_until};
+
+use super::io::{Next, Queued, Shared};
+use super::reader::Reader;
+use super::turn::Turn;
+use crate::context::{About, Context};
+use crate::id::WorkerId;
+use crate::task::Table;
+use crate::wire::frame::{ToParent, Verdict};
+
+/// A task that took longer than this has its answer written at once: the write costs a tenth of it.
+const BRIEF: Duration = Duration::from_micros(20);
+
+/// How long answers may gather behind each other. Longer saves few writes more, and what has gathered when the worker
+/// is killed has to be taken as begun and lost.
+const GATHER: Duration = Duration::from_micros(50);
+
+/// How many bytes of answers may gather: a good write.
+const GATHERED: usize = 60_000;
+
+/// How long the main thread may go from task to task without looking at the link and letting what tasks have spawned run.
+/// Half a millisecond of prefetched tasks is usual; an empty look costs about a microsecond.
+const BREATH: Duration = Duration::from_millis(1);
+
+/// A type whose last task took longer than this is not begun in front of answers that wait to be written.
+const LONG: Duration = Duration::from_millis(1);
+
+/// The largest buffer that is kept for the next output.
+const KEPT: usize = 1 << 20;
+
+/// What stays the same for all tasks of a worker.
+pub(super) struct Place {
+    pub(super) worker: WorkerId,
+    pub(super) depth: u32,
+}
+
+/// The runtime that tasks run in, with hooks that tell the watcher when its thread sleeps.
+///
+/// # Errors
+///
+/// When the kernel refuses what the runtime needs.
+pub(super) fn build(shared: &Arc<Shared>) -> io::Result<tokio::runtime::Runtime> {
+    let (parks, unparks) = (Arc::clone(shared), Arc::clone(shared));
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(move || parks.pulse.sleep())
+        .on_thread_unpark(move || unparks.pulse.rise())
+        .build()
+}
+
+/// Serves the link until the parent says `Drain`.
+///
+/// # Errors
+///
+/// When the link can't be waited for.
+pub(super) async fn serve(shared: &Arc<Shared>, table: &Table, place: &Place) -> io::Result<()> {
+    let kinds = table.kinds().len();
+    let mut main = Main {
+        shared,
+        table,
+        place,
+        reader: Reader::new(shared)?,
+        output: BytesMut::new(),
+        now: Instant::now(),
+        flushed: Instant::now(),
+        breathed: Instant::now(),
+        long: vec![false; kinds],
+    };
+    loop {
+        match shared.begin() {
+            Next::Task(queued, turn) => main.run(queued, turn).await,
+            Next::Wait => main.wait().await,
+            Next::Leave => break,
+        }
+    }
+    shared.claim().bye();
+    poll_fn(|cx| main.reader.poll(cx, |io| !io.has_output())).await;
+    Ok(())
+}
+
+/// The main thread's own state.
+struct Main<'a> {
+    shared: &'a Arc<Shared>,
+    table: &'a Table,
+    place: &'a Place,
+    reader: Reader,
+    /// The running task's output. Encoding is user code and takes its time, so it is done here and not under the lock.
+    output: BytesMut,
+    /// When the last task ended: the one reading of the clock per task.
+    now: Instant,
+    flushed: Instant,
+    breathed: Instant,
+    /// By task type: whether the last one took long.
+    long: Vec<bool>,
+}
+
+impl Main<'_> {
+    async fn wait(&mut self) {
+        let mut slept = false;
+        poll_fn(|cx| {
+            let polled = self.reader.poll(cx, super::io::Io::has_work);
+            slept |= polled.is_pending();
+            polled
+        })
+        .await;
+        self.now = Instant::now();
+        self.flushed = self.now;
+        if slept {
+            self.breathed = self.now;
+        }
+    }
+
+    /// Runs one task and answers.
+    async fn run(&mut self, queued: Queued, turn: u64) {
+        let Queued { task, attempt, index, deadline, .. } = queued;
+        let Place { worker, depth } = *self.place;
+        let about = About { task, worker, attempt, depth, deadline, turn };
+        let cx = Context::new(Arc::clone(&self.shared.slot), about);
+        let verdict = match Turn::start(self.table, index, &queued.input, cx) {
+            Ok(mut turn) => self.drive(&mut turn).await,
+            Err(verdict) => verdict,
+        };
+        if verdict != Verdict::Returned {
+            self.output.clear();
+        }
+        self.answer(&queued, verdict);
+        if self.now - self.breathed >= BREATH {
+            self.breathe().await;
+        }
+    }
+
+    /// Polls the task, and the link whenever the task awaits, until there is a verdict.
+    async fn drive(&mut self, turn: &mut Turn) -> Verdict {
+        let mut grace: Option<Pin<Box<Sleep>>> = None;
+        poll_fn(|cx| {
+            self.shared.pulse.beat();
+            if let Poll::Ready(verdict) = turn.poll(cx, &mut self.output) {
+                return Poll::Ready(verdict);
+            }
+            self.await_with(turn, &mut grace, cx)
+        })
+        .await
+    }
+
+    /// The task awaits: serves the link, and stops the task if it was cancelled and is not, or no longer, cleaning up.
+    fn await_with(
+        &mut self,
+        turn: &mut Turn,
+        grace: &mut Option<Pin<Box<Sleep>>>,
+        cx: &mut Wake<'_>,
+    ) -> Poll<Verdict> {
+        // Polled until it is pending, else nothing would wake us; that includes once more after a Cancel was seen.
+        while self.reader.poll(cx, |io| grace.is_none() && io.cancelled().is_some()).is_ready() {
+            if let Some(until) = self.shared.lock().cancelled() {
+                *grace = Some(Box::pin(sleep_until(until.into())));
+            }
+        }
+        let Some(over) = grace else { return Poll::Pending };
+        if !self.shared.slot.asked() || over.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(turn.stop());
+        }
+        Poll::Pending
+    }
+
+    fn answer(&mut self, queued: &Queued, verdict: Verdict) {
+        let ended = Instant::now();
+        let took = ended - self.now;
+        self.now = ended;
+        if let Some(long) = self.long.get_mut(queued.index as usize) {
+            *long = took > LONG;
+        }
+        let used_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let Queued { task, attempt, .. } = *queued;
+        let done = ToParent::Done { task, attempt, used_us, verdict };
+        let due = took > BRIEF || ended - self.flushed >= GATHER;
+        let long = &self.long;
+        let mut wrote = false;
+        self.shared.finish(&done, &self.output, |gathered, next| {
+            let next_is_long = next.is_some_and(|index| long.get(index as usize) == Some(&true));
+            wrote = due || gathered > GATHERED || next_is_long;
+            wrote
+        });
+        if wrote {
+            self.flushed = ended;
+        }
+        if self.output.capacity() > KEPT {
+            self.output = BytesMut::new();
+        } else {
+            self.output.clear();
+        }
+    }
+
+    /// Looks at the link between two tasks, then lets the runtime have the thread for a moment.
+    async fn breathe(&mut self) {
+        poll_fn(|cx| {
+            // Whether it is ready does not matter: the next task is begun either way.
+            let _ = self.reader.poll(cx, |_| false);
+            Poll::Ready(())
+        })
+        .await;
+        tokio::task::yield_now().await;
+        self.now = Instant::now();
+        (self.flushed, self.breathed) = (self.now, self.now);
+    }
+}

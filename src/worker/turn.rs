@@ -1,0 +1,106 @@
+//! One task from its bytes to its answer. User code runs here and nowhere else in the worker, and whatever it panics with
+//! ends here; when it is to stop is decided by the caller.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context as Wake, Poll};
+
+use bytes::BytesMut;
+
+use crate::context::Context;
+use crate::task::{Running, Table};
+use crate::wire::frame::Verdict;
+
+/// How much of a panic's message is passed on. The rest is on standard error.
+const MESSAGE: usize = 2 << 10;
+
+thread_local! {
+    /// Where this thread has panicked last.
+    static PLACE: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Has every panic leave its place behind, ahead of what the hook in force does with it.
+pub(super) fn note_panics() {
+    let next = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        // A thread that is going down has no place to keep it.
+        let _ = PLACE.try_with(|place| place.set(info.location().map(ToString::to_string)));
+        next(info);
+    }));
+}
+
+/// A task that runs.
+pub(super) struct Turn(Option<Running>);
+
+impl Turn {
+    /// Decodes the input.
+    ///
+    /// # Errors
+    ///
+    /// The verdict, if that is all that comes of it.
+    pub(super) fn start(table: &Table, index: u32, input: &[u8], cx: Context) -> Result<Self, Verdict> {
+        PLACE.set(None);
+        match guard(|| table.start(index, input, cx))? {
+            None => Err(Verdict::UnknownTask),
+            Some(Err(error)) => Err(Verdict::BadInput { reason: error.to_string() }),
+            Some(Ok(running)) => Ok(Self(Some(running))),
+        }
+    }
+
+    /// Runs the task to its next await. When it returns, its output is appended to `out`.
+    pub(super) fn poll(&mut self, cx: &mut Wake<'_>, out: &mut BytesMut) -> Poll<Verdict> {
+        let Some(running) = &mut self.0 else { return Poll::Ready(Verdict::Cancelled { began: true }) };
+        let verdict = match guard(|| running.as_mut().poll(cx, out)) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(()))) => Verdict::Returned,
+            Ok(Poll::Ready(Err(error))) => Verdict::BadOutput { reason: error.to_string() },
+            Err(panicked) => panicked,
+        };
+        Poll::Ready(self.end(verdict))
+    }
+
+    /// Drops the task at its await.
+    pub(super) fn stop(&mut self) -> Verdict {
+        self.end(Verdict::Cancelled { began: true })
+    }
+
+    /// Drops what is left of the task. If that panics, and nothing has before, it is what came of it.
+    fn end(&mut self, verdict: Verdict) -> Verdict {
+        let running = self.0.take();
+        match guard(|| drop(running)) {
+            Err(panicked) if !matches!(verdict, Verdict::Panicked { .. }) => panicked,
+            _ => verdict,
+        }
+    }
+}
+
+/// Runs user code.
+///
+/// Nothing that it may have left half-changed is looked at after a panic: the task is dropped.
+fn guard<T>(code: impl FnOnce() -> T) -> Result<T, Verdict> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
+        let (message, location) = (clip(&text(&*payload)), PLACE.take());
+        // A payload can be anything, and panic in its turn when it is dropped.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(payload);
+        }
+        Verdict::Panicked { message, location }
+    })
+}
+
+fn text(payload: &(dyn Any + Send)) -> String {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "a value that is not text".to_owned(),
+    }
+}
+
+fn clip(text: &str) -> String {
+    if text.len() <= MESSAGE {
+        return text.to_owned();
+    }
+    let end = (0..=MESSAGE).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}

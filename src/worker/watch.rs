@@ -1,0 +1,235 @@
+//! The watcher thread: sees the death of whoever the worker works for, and reads and writes the link while the main thread
+//! is stuck in user code. It runs no tasks.
+//!
+//! ```text
+//!            bell                  two ticks in the same task
+//!  Asleep ─────────▶ Ticking ───────────────────────────────▶ StandIn
+//!     ▲                 │  ▲                                     │
+//!     └── idle for 1 s ─┘  └───────── bell: main is back ────────┘
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::getppid;
+
+use super::io::Shared;
+use super::leave;
+use super::pulse::asleep;
+use crate::sys::{pidfd, process, signal};
+use crate::wire::frame::Ancestor;
+
+/// How often to look whether the main thread moves. A cancel for a busy task is heard after one to two of these; half as
+/// long costs a tenth more processor time per short task.
+const TICK: u16 = 5;
+
+/// How long the main thread must sleep before the ticks stop.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// How often to look for the parent where there are no descriptors for processes, in milliseconds.
+const LOOK: u16 = 250;
+
+/// Enough for reading, writing and the wakers of a cancelled task.
+const STACK: usize = 256 << 10;
+
+/// How many reads before the main thread gets a chance at the lock.
+const READS: usize = 16;
+
+/// Whose death is this worker's.
+#[derive(Debug, Default)]
+pub(super) struct Lives {
+    pidfds: Vec<OwnedFd>,
+    /// The parent's pid, where the kernel has no descriptors for processes.
+    parent: Option<i32>,
+}
+
+impl Lives {
+    /// Begins to watch the parent. If that is not the parent any more, nobody needs this process: it ends.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a descriptor for another reason than not knowing them.
+    pub(super) fn parent(pid: u32) -> io::Result<Self> {
+        let mut lives = Self::default();
+        match pidfd::open(pid) {
+            Ok(pidfd) => lives.pidfds.push(pidfd),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ESRCH) => leave::die(),
+                Some(Errno::ENOSYS | Errno::EPERM) => lives.parent = i32::try_from(pid).ok(),
+                _ => return Err(error),
+            },
+        }
+        // Opened first, then checked: a parent that died in between is not missed, and its pid is not another's.
+        if getppid().as_raw().unsigned_abs() != pid {
+            leave::die();
+        }
+        Ok(lives)
+    }
+
+    /// The parent, for the time before there is a watcher.
+    pub(super) fn first(&self) -> Option<&OwnedFd> {
+        self.pidfds.first()
+    }
+
+    /// Watches those above the parent as well, so that a tree does not die level by level. Who is on another host, in
+    /// another pid namespace, or gone is passed over: the parent sees to that.
+    pub(super) fn ancestors(&mut self, parent: Option<u32>, ancestors: &[Ancestor]) {
+        for ancestor in ancestors.iter().filter(|ancestor| Some(ancestor.pid) != parent) {
+            if let Ok(pidfd) = pidfd::open(ancestor.pid)
+                && process::start_time(ancestor.pid).is_ok_and(|start| start == ancestor.start)
+            {
+                self.pidfds.push(pidfd);
+            }
+        }
+    }
+}
+
+/// Starts the watcher.
+///
+/// # Errors
+///
+/// When no thread can be made: a worker without one would outlive its parent.
+pub(super) fn start(shared: &Arc<Shared>, lives: Lives) -> io::Result<()> {
+    let shared = Arc::clone(shared);
+    let watcher = thread::Builder::new().name("procpool-watch".into()).stack_size(STACK);
+    signal::with_all_blocked(|| {
+        watcher.spawn(move || Watcher { shared, lives, state: State::start() }.run())
+    })??;
+    Ok(())
+}
+
+struct Watcher {
+    shared: Arc<Shared>,
+    lives: Lives,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// The main thread is idle: nothing but a bell or a death wakes the watcher.
+    Asleep,
+    /// The main thread is active, and was at this epoch at the last tick, which did not change since then.
+    Ticking { epoch: u64, since: Instant },
+    /// The main thread is stuck. `full`: the parent has to read before more can be written.
+    StandIn { full: bool },
+}
+
+/// What became ready.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    bell: bool,
+    link: bool,
+}
+
+impl State {
+    /// No epoch is 0, so the first tick finds it changed.
+    fn start() -> Self {
+        Self::Ticking { epoch: 0, since: Instant::now() }
+    }
+}
+
+impl Watcher {
+    fn run(mut self) {
+        loop {
+            let ready = self.poll();
+            if ready.bell {
+                self.shared.pulse.hush();
+                self.state = State::start();
+                continue;
+            }
+            self.state = match self.state {
+                State::Ticking { epoch, since } => self.tick(epoch, since),
+                State::StandIn { .. } if ready.link => self.stand_in(),
+                state => state,
+            };
+        }
+    }
+
+    /// Waits for what concerns the state, and for deaths, which concern every state.
+    fn poll(&self) -> Ready {
+        let lives = self.lives.pidfds.len();
+        let mut fds: Vec<_> =
+            self.lives.pidfds.iter().map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)).collect();
+        fds.push(PollFd::new(self.shared.pulse.bell().as_fd(), PollFlags::POLLIN));
+        let ends = &self.shared.ends;
+        // Without wanted events the input still reports that the parent has hung up.
+        let stands_in = matches!(self.state, State::StandIn { .. });
+        if stands_in || self.lives.parent.is_some() {
+            let events = if stands_in { PollFlags::POLLIN } else { PollFlags::empty() };
+            fds.push(PollFd::new(ends.input.as_fd(), events));
+        }
+        if let State::StandIn { full: true } = self.state {
+            fds.push(PollFd::new(ends.output.as_fd(), PollFlags::POLLOUT));
+        }
+        let timeout = match self.state {
+            State::Ticking { .. } => PollTimeout::from(TICK),
+            _ if self.lives.parent.is_some() => PollTimeout::from(LOOK),
+            _ => PollTimeout::NONE,
+        };
+        match poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(Errno::EINTR | Errno::EAGAIN) => return Ready::default(),
+            Err(errno) => leave::fail(leave::UNFIT, &format!("the watcher can't watch ({errno})")),
+        }
+        let any = |fd: &PollFd<'_>| fd.revents() != Some(PollFlags::empty());
+        if fds[..lives].iter().any(any) || self.lives.parent.is_some_and(|pid| getppid().as_raw() != pid) {
+            leave::die();
+        }
+        let (bell, link) = (any(&fds[lives]), fds[lives + 1..].iter().any(any));
+        if link && !stands_in {
+            leave::die();
+        }
+        Ready { bell, link }
+    }
+
+    /// Compares the main thread with what it was a tick ago.
+    fn tick(&self, epoch: u64, since: Instant) -> State {
+        let pulse = &self.shared.pulse;
+        let now = pulse.epoch();
+        if now != epoch {
+            return State::Ticking { epoch: now, since: Instant::now() };
+        }
+        if !asleep(epoch) {
+            let mut io = self.shared.lock();
+            // Moved before we had the lock: it may by now sleep and rely on being told of what comes in.
+            if pulse.epoch() != epoch {
+                return State::start();
+            }
+            io.standin = true;
+            drop(io);
+            return self.stand_in();
+        }
+        if since.elapsed() >= IDLE && pulse.doze(epoch) {
+            return State::Asleep;
+        }
+        State::Ticking { epoch, since }
+    }
+
+    /// Reads and writes in the main thread's place, unless it is back.
+    fn stand_in(&self) -> State {
+        for _ in 0..READS {
+            let mut io = self.shared.lock();
+            if !io.standin {
+                return State::start();
+            }
+            let effects = self.shared.read(&mut io);
+            let drained = effects.is_none();
+            let effects = effects.map(|effects| io.on_behalf(effects));
+            self.shared.flush(&mut io);
+            let full = io.has_output();
+            drop(io);
+            if let Some(effects) = effects {
+                effects.perform_on_behalf();
+            }
+            if drained {
+                return State::StandIn { full };
+            }
+        }
+        State::StandIn { full: false }
+    }
+}

@@ -8,5 +8,6 @@ pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod ready;
+pub(crate) mod readiness;
 pub(crate) mod signal;
 pub(crate) mod socket;

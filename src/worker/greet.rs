@@ -94,9 +94,8 @@ pub(super) fn receive(input: BorrowedFd<'_>, parent: Option<BorrowedFd<'_>>) -> 
             }
         }
         wait(input, parent)?;
-        match again(buffer::read(input, &mut rest, LIMIT as usize))? {
-            Some(0) => return Err(Refusal::Closed),
-            _ => {}
+        if again(buffer::read(input, &mut rest, LIMIT as usize))? == Some(0) {
+            return Err(Refusal::Closed);
         }
     }
 }

@@ -262,6 +262,11 @@ impl Io {
         !self.out.is_empty()
     }
 
+    /// Whether the last word was said.
+    pub(super) fn has_left(&self) -> bool {
+        self.stage == Stage::Left
+    }
+
     /// Until when the running task may clean up, if it was cancelled.
     pub(super) fn cancelled(&self) -> Option<Instant> {
         self.running.as_ref()?.cancelled
@@ -395,7 +400,9 @@ impl Io {
             // Under the lock that ends the turn, so that the flag can't hit the next one. A second Cancel changes nothing.
             let grace = Duration::from_millis(grace_ms.into());
             current.cancelled.get_or_insert_with(|| Instant::now() + grace);
-            effects.token = slot.cancel().or(effects.token.take());
+            if let Some(token) = slot.cancel() {
+                effects.token = Some(token);
+            }
         }
     }
 

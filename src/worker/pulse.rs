@@ -102,19 +102,17 @@ mod tests {
     fn the_epoch_is_even_only_in_sleep_and_always_grows() {
         let pulse = Pulse::new().unwrap();
         let mut last = pulse.epoch();
-        let steps: [(fn(&Pulse), bool); 6] = [
-            (Pulse::beat, false),
-            (Pulse::sleep, true),
-            (Pulse::rise, false),
-            (Pulse::rise, false),
-            (Pulse::sleep, true),
-            (Pulse::rise, false),
-        ];
-        for (step, sleeps) in steps {
+        let mut step = |step: fn(&Pulse), sleeps| {
             step(&pulse);
             assert!(asleep(pulse.epoch()) == sleeps && pulse.epoch() > last);
             last = pulse.epoch();
-        }
+        };
+        step(Pulse::beat, false);
+        step(Pulse::sleep, true);
+        step(Pulse::rise, false);
+        step(Pulse::rise, false);
+        step(Pulse::sleep, true);
+        step(Pulse::rise, false);
     }
 
     #[test]

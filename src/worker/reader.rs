@@ -2,7 +2,7 @@
 //! asked by whoever polls it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::io::{Io, Shared};
 use super::leave;
+use crate::sys::readiness;
 
 /// Reads the link and writes it, as long as its turn is polled.
 ///
@@ -18,26 +19,8 @@ use super::leave;
 /// full: on a socket pair every read by the parent would else wake this thread.
 pub(super) struct Reader {
     shared: Arc<Shared>,
-    input: AsyncFd<Input>,
-    output: Option<AsyncFd<Output>>,
-}
-
-/// The link's end to read from, as the runtime wants to own it.
-struct Input(Arc<Shared>);
-
-/// The link's end to write to, likewise.
-struct Output(Arc<Shared>);
-
-impl AsRawFd for Input {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.ends.input.as_fd().as_raw_fd()
-    }
-}
-
-impl AsRawFd for Output {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.ends.output.as_fd().as_raw_fd()
-    }
+    input: AsyncFd<Arc<OwnedFd>>,
+    output: Option<AsyncFd<Arc<OwnedFd>>>,
 }
 
 impl Reader {
@@ -45,7 +28,7 @@ impl Reader {
     ///
     /// When the link can't be waited for, because it is a regular file for example.
     pub(super) fn new(shared: &Arc<Shared>) -> io::Result<Self> {
-        let input = AsyncFd::with_interest(Input(Arc::clone(shared)), Interest::READABLE)?;
+        let input = readiness::register(Arc::clone(&shared.ends.input), Interest::READABLE)?;
         Ok(Self { shared: Arc::clone(shared), input, output: None })
     }
 
@@ -85,7 +68,7 @@ impl Reader {
     fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let output = match self.output.take() {
             Some(output) => output,
-            None => AsyncFd::with_interest(Output(Arc::clone(&self.shared)), Interest::WRITABLE)
+            None => readiness::register(Arc::clone(&self.shared.ends.output), Interest::WRITABLE)
                 .unwrap_or_else(|error| failed(&error)),
         };
         loop {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write, stderr, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{dup2_stdin, dup2_stdout};
@@ -12,9 +13,9 @@ use crate::sys::descriptors;
 /// The worker's end of the link, out of reach of whatever else runs in this process or is started by it.
 #[derive(Debug)]
 pub(super) struct Ends {
-    pub(super) input: OwnedFd,
+    pub(super) input: Arc<OwnedFd>,
     /// Another descriptor than `input`, though perhaps of the same socket: each can be waited for on its own.
-    pub(super) output: OwnedFd,
+    pub(super) output: Arc<OwnedFd>,
 }
 
 /// Makes descriptors 0 and 1 harmless and everything inherited beyond 2 go away; what 0 and 1 were is returned.
@@ -33,8 +34,8 @@ pub(super) fn claim() -> io::Result<Ends> {
     Ok(ends)
 }
 
-fn private(fd: impl AsFd) -> io::Result<OwnedFd> {
-    Ok(fd.as_fd().try_clone_to_owned()?)
+fn private(fd: impl AsFd) -> io::Result<Arc<OwnedFd>> {
+    fd.as_fd().try_clone_to_owned().map(Arc::new)
 }
 
 impl Ends {

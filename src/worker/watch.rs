@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -134,7 +135,7 @@ impl State {
 }
 
 impl Watcher {
-    fn run(mut self) {
+    fn run(mut self) -> ! {
         loop {
             let ready = self.poll();
             if ready.bell {
@@ -197,7 +198,8 @@ impl Watcher {
         if !asleep(epoch) {
             let mut io = self.shared.lock();
             // Moved before we had the lock: it may by now sleep and rely on being told of what comes in.
-            if pulse.epoch() != epoch {
+            // Or it has said its last word, and exit handlers take their time: the link is none of our business then.
+            if pulse.epoch() != epoch || io.has_left() {
                 return State::start();
             }
             io.standin = true;

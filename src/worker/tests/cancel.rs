@@ -105,6 +105,26 @@ fn a_task_that_cleans_up_too_long_is_dropped_when_its_grace_ends() {
     parent.drain();
 }
 
+/// Each of these tasks is too short for the watcher to step in, and all of them together too long to wait for.
+#[test]
+fn a_cancel_is_heard_between_tasks_of_a_few_milliseconds() {
+    let mut parent = Parent::start();
+    let ids: Vec<_> = (0..400).map(|_| parent.run(&Block(3))).collect();
+    parent.await_begun(1);
+    let tasks = ids[1..].to_vec();
+    parent.say(ToWorker::Recall { tasks });
+    let answered = std::iter::from_fn(|| match parent.frame() {
+        ToParent::Done { .. } => Some(()),
+        ToParent::Recalled { tasks } => {
+            assert!(tasks.len() > 300, "only {} came back", tasks.len());
+            None
+        }
+        other => panic!("{other:?}"),
+    });
+    assert!(answered.count() < 100);
+    parent.drain();
+}
+
 #[test]
 fn recall_gives_back_what_has_not_begun_even_behind_a_stubborn_task() {
     let mut parent = Parent::start();

@@ -118,6 +118,13 @@ fn drain_finishes_what_there_is_and_exits_well() {
 }
 
 #[test]
+fn drain_is_heard_while_a_subtask_blocks() {
+    let mut parent = Parent::start();
+    assert_eq!(parent.call(&Leave(50)).verdict, Verdict::Returned);
+    parent.drain();
+}
+
+#[test]
 fn a_worker_whose_parent_does_not_read_begins_no_more_and_loses_nothing() {
     const COUNT: usize = 100;
     let mut parent = Parent::start();

@@ -4,6 +4,7 @@ mod cancel;
 mod control;
 mod death;
 mod entry;
+mod pace;
 pub(crate) mod parent;
 mod stdio;
 mod stress;

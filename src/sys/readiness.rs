@@ -1,0 +1,19 @@
+//! Having the runtime tell when a descriptor can be read or written.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a descriptor with the current runtime until the result is dropped. It is one registration per descriptor, not
+/// per open file.
+///
+/// # Errors
+///
+/// `EPERM` for what can't be waited for, a regular file for example; `ENOMEM` and `ENOSPC` of the kernel's tables.
+pub(crate) fn register(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: an owned descriptor behind an Arc stays the same and open for as long as the registration holds the Arc.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}

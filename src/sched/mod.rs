@@ -15,10 +15,24 @@
 //!              └──────────┴─────────┴── lost ──▶ gone ──▶ relaunch after back-off, within an intensity
 //! ```
 
+#[macro_use]
+mod plant;
+
+mod clock;
+mod close;
+mod queue;
+mod scheduler;
+#[cfg(test)]
+mod sim;
+mod staff;
+mod supervise;
+mod worker;
+
 use std::time::Duration;
 
 use crate::error::ErrorKind;
 use crate::id::{TaskId, WorkerId};
+pub(crate) use crate::sched::scheduler::Scheduler;
 
 /// How a pool is to be run.
 #[derive(Clone, Debug)]
@@ -51,7 +65,7 @@ impl Default for Config {
 }
 
 /// What happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Input {
     /// Keep the configured number of workers from now on. First, once.
     Start,

@@ -1,0 +1,195 @@
+//! Supervised time: the caller's clock minus the time during which this process itself did not run, and the alarms set
+//! by it. It does not know what an alarm means, and reads no clock.
+//!
+//! A parent that was stopped, suspended or blocked wakes up to deadlines that all look expired, although nobody could
+//! have answered. So a call that comes more than [`LATE`] after [`Clock::timeout`] pushes everything that is pending by
+//! the delay: the clock is set back, no table is touched. While an alarm is pending the clock asks to be called every
+//! [`BEAT`], or a stop in the middle of a long limit would go unseen.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// A point in supervised time: since the first call, without the stops.
+pub(super) type Time = Duration;
+
+/// How late a call may come before the delay counts as a stop of this process. Shorter forgives every hiccup of a busy
+/// machine and stretches all limits; longer charges more of our own delay to the workers.
+const LATE: Duration = Duration::from_secs(1);
+
+/// How often to be called while an alarm is pending. Shorter wakes the process more often; longer sees stops less
+/// exactly.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// What can be due. Each has one owner, which remembers when it is due. Alarms of one instant go off in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Alarm {
+    /// The limit of `Shutdown`.
+    Limit,
+    /// The next probe after starting workers was given up.
+    Probe,
+    /// The end of what the seat's worker is in; of the back-off, if the seat is vacant.
+    Seat(u32),
+    /// Time to see whether the seat's worker is still heard.
+    Watch(u32),
+    /// The next rung of the task's ladder.
+    Task(u32),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    /// The first call.
+    epoch: Option<Instant>,
+    /// How long this process did not run, all in all.
+    stopped: Duration,
+    now: Time,
+    beat: Option<Time>,
+    alarms: BTreeSet<(Time, Alarm)>,
+}
+
+impl Clock {
+    pub(super) fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Does not count the time during which this process did not run, if it did not.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        let time = self.at(now);
+        if let Some(due) = self.due()
+            && time.saturating_sub(due) > LATE
+        {
+            self.stopped += time - due;
+        }
+    }
+
+    /// Takes in the caller's time. A time before the last one counts as the last one: callers on several threads may
+    /// read the clock before they take their turn.
+    pub(super) fn advance(&mut self, now: Instant) {
+        self.epoch.get_or_insert(now);
+        self.now = self.now.max(self.at(now));
+    }
+
+    /// The caller's time as supervised time.
+    pub(super) fn at(&self, now: Instant) -> Time {
+        let since = self.epoch.map_or(Duration::ZERO, |epoch| now.saturating_duration_since(epoch));
+        since.saturating_sub(self.stopped)
+    }
+
+    /// Sets an alarm off after so long; `due` is its owner's note, and an earlier setting is replaced.
+    pub(super) fn arm(&mut self, alarm: Alarm, due: &mut Option<Time>, after: Duration) {
+        self.disarm(alarm, due);
+        let at = self.now.saturating_add(after);
+        self.alarms.insert((at, alarm));
+        *due = Some(at);
+    }
+
+    pub(super) fn disarm(&mut self, alarm: Alarm, due: &mut Option<Time>) {
+        if let Some(at) = due.take() {
+            self.alarms.remove(&(at, alarm));
+        }
+    }
+
+    /// Takes out an alarm that is due. Its owner clears its note.
+    pub(super) fn fire(&mut self) -> Option<Alarm> {
+        let &(at, _) = self.alarms.first()?;
+        if at > self.now {
+            return None;
+        }
+        self.alarms.pop_first().map(|(_, alarm)| alarm)
+    }
+
+    /// Forgets every alarm.
+    pub(super) fn clear(&mut self) {
+        self.alarms.clear();
+    }
+
+    /// Ends a call: decides when the next one has to come.
+    pub(super) fn rest(&mut self) {
+        if self.alarms.is_empty() {
+            self.beat = None;
+        } else if self.beat.is_none_or(|beat| beat <= self.now) {
+            self.beat = Some(self.now + BEAT);
+        }
+    }
+
+    /// When the next call has to come at the latest.
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        self.epoch?.checked_add(self.due()?.checked_add(self.stopped)?)
+    }
+
+    fn due(&self) -> Option<Time> {
+        let beat = self.beat?;
+        Some(self.alarms.first().map_or(beat, |&(at, _)| at.min(beat)))
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_set(&self, alarm: Alarm, due: Option<Time>) -> bool {
+        due.is_some_and(|at| self.alarms.contains(&(at, alarm)))
+    }
+
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> usize {
+        self.alarms.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn call(clock: &mut Clock, now: Instant) {
+        clock.forgive(now);
+        clock.advance(now);
+    }
+
+    #[test]
+    fn nothing_pending_asks_for_no_call() {
+        let mut clock = Clock::default();
+        call(&mut clock, Instant::now());
+        clock.rest();
+        assert_eq!(clock.timeout(), None);
+    }
+
+    #[test]
+    fn a_late_call_pushes_what_is_pending_by_its_delay() {
+        let start = Instant::now();
+        let (mut clock, mut due) = (Clock::default(), None);
+        call(&mut clock, start);
+        clock.arm(Alarm::Limit, &mut due, 10 * SECOND);
+        clock.rest();
+        assert_eq!(clock.timeout(), Some(start + SECOND), "a beat");
+        call(&mut clock, start + 31 * SECOND);
+        assert_eq!(clock.fire(), None);
+        clock.rest();
+        assert_eq!(clock.timeout(), Some(start + 32 * SECOND));
+        for second in 32..=40 {
+            call(&mut clock, start + second * SECOND);
+            assert_eq!((second, clock.fire()), (second, (second == 40).then_some(Alarm::Limit)));
+            clock.rest();
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_a_little_late_pushes_nothing() {
+        let start = Instant::now();
+        let (mut clock, mut due) = (Clock::default(), None);
+        call(&mut clock, start);
+        clock.arm(Alarm::Limit, &mut due, SECOND);
+        clock.rest();
+        call(&mut clock, start + 2 * SECOND);
+        assert_eq!(clock.now(), 2 * SECOND);
+        assert_eq!(clock.fire(), Some(Alarm::Limit));
+    }
+
+    #[test]
+    fn an_unreachable_limit_is_no_limit() {
+        let start = Instant::now();
+        let (mut clock, mut due) = (Clock::default(), None);
+        call(&mut clock, start);
+        clock.arm(Alarm::Limit, &mut due, Duration::MAX);
+        clock.rest();
+        call(&mut clock, start + SECOND);
+        assert_eq!(clock.fire(), None);
+    }
+}

@@ -1,0 +1,75 @@
+//! Closing a pool, in its three degrees, down to "no tasks, no workers". A second call only ever makes it stricter or
+//! sooner.
+
+use std::time::Duration;
+
+use crate::error::ErrorKind;
+use crate::sched::Action;
+use crate::sched::clock::Alarm;
+use crate::sched::scheduler::{Mode, Scheduler};
+use crate::sched::worker::{Cause, Worker};
+
+impl Scheduler {
+    pub(super) fn drain(&mut self) {
+        self.mode = self.mode.max(Mode::Draining);
+    }
+
+    pub(super) fn shutdown(&mut self, limit: Duration) {
+        let sooner = match self.mode {
+            Mode::Running | Mode::Draining => true,
+            // No limit set any more: it is over.
+            Mode::Closing => self.limit.is_some_and(|due| self.clock.now().saturating_add(limit) < due),
+            Mode::Closed => false,
+        };
+        if sooner {
+            self.mode = Mode::Closing;
+            self.fail_queue(ErrorKind::Closed, None);
+            self.clock.arm(Alarm::Limit, &mut self.limit, limit);
+            self.kill_starting();
+        }
+    }
+
+    pub(super) fn abort(&mut self) {
+        if self.mode == Mode::Closed {
+            return;
+        }
+        self.mode = Mode::Closing;
+        self.fail_queue(ErrorKind::Closed, None);
+        self.clock.disarm(Alarm::Limit, &mut self.limit);
+        for seat in self.seats_where(|seat| seat.worker.is_some()) {
+            while let Some(index) = self.worker(seat).and_then(|worker| worker.tasks.first()) {
+                self.take_back(seat, index);
+                let worker = self.worker(seat).map(|worker| worker.id);
+                self.fail(index, ErrorKind::Closed, worker, true);
+            }
+            self.doom(seat, Cause::Closing);
+        }
+    }
+
+    /// Sends away who has nothing left to do, and says so when nobody is left.
+    pub(super) fn wind_down(&mut self) {
+        if !matches!(self.mode, Mode::Draining | Mode::Closing) || !self.queue.is_empty() {
+            return;
+        }
+        while let Some(seat) = self.ready[0].first() {
+            self.dismiss(seat);
+        }
+        if self.workers().any(|worker| !worker.tasks.is_empty()) {
+            return;
+        }
+        self.kill_starting();
+        let forgotten = |worker: &Worker| planted!(self, ForgetStarting) && worker.is_starting();
+        if self.workers().all(forgotten) {
+            self.mode = Mode::Closed;
+            self.clock.clear();
+            self.act(Action::Closed);
+        }
+    }
+
+    /// Workers that have not opened yet will not be needed.
+    fn kill_starting(&mut self) {
+        for seat in self.seats_where(|seat| seat.worker.as_ref().is_some_and(Worker::is_starting)) {
+            self.doom(seat, Cause::Closing);
+        }
+    }
+}

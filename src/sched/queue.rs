@@ -1,0 +1,298 @@
+//! The table of tasks, and the lists that are threaded through a table: the queue, what each worker holds, the workers
+//! with room. It keeps order; who goes where is decided elsewhere.
+//!
+//! A list is a head and a tail; the links lie in the entries, so that taking one out of the middle costs the same as
+//! taking the first, and a hundred thousand cancelled tasks leave nothing behind. An entry is in one list at most.
+
+use crate::error::ErrorKind;
+use crate::id::TaskId;
+use crate::sched::clock::Time;
+
+const NONE: u32 = u32::MAX;
+
+/// An entry's neighbours.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    prev: u32,
+    next: u32,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { prev: NONE, next: NONE }
+    }
+}
+
+/// A table whose entries can be in a list.
+pub(super) trait Linked {
+    fn link(&self, index: u32) -> &Link;
+    fn link_mut(&mut self, index: u32) -> &mut Link;
+}
+
+/// A list through a table. All its methods want the same table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct List {
+    head: u32,
+    tail: u32,
+    len: u32,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self { head: NONE, tail: NONE, len: 0 }
+    }
+}
+
+impl List {
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.head == NONE
+    }
+
+    pub(super) fn first(&self) -> Option<u32> {
+        some(self.head)
+    }
+
+    pub(super) fn after(table: &impl Linked, index: u32) -> Option<u32> {
+        some(table.link(index).next)
+    }
+
+    pub(super) fn iter<T: Linked>(self, table: &T) -> impl Iterator<Item = u32> {
+        std::iter::successors(self.first(), |&index| Self::after(table, index))
+    }
+
+    pub(super) fn push_front(&mut self, table: &mut impl Linked, index: u32) {
+        self.insert(table, index, self.first());
+    }
+
+    pub(super) fn push_back(&mut self, table: &mut impl Linked, index: u32) {
+        self.insert(table, index, None);
+    }
+
+    /// Puts an entry that is in no list before another one; at the end without one.
+    pub(super) fn insert(&mut self, table: &mut impl Linked, index: u32, before: Option<u32>) {
+        let next = before.unwrap_or(NONE);
+        let prev = before.map_or(self.tail, |before| table.link(before).prev);
+        *table.link_mut(index) = Link { prev, next };
+        match some(prev) {
+            Some(prev) => table.link_mut(prev).next = index,
+            None => self.head = index,
+        }
+        match some(next) {
+            Some(next) => table.link_mut(next).prev = index,
+            None => self.tail = index,
+        }
+        self.len += 1;
+    }
+
+    /// Takes out an entry that is in this list.
+    pub(super) fn unlink(&mut self, table: &mut impl Linked, index: u32) {
+        let Link { prev, next } = std::mem::take(table.link_mut(index));
+        match some(prev) {
+            Some(prev) => table.link_mut(prev).next = next,
+            None => self.head = next,
+        }
+        match some(next) {
+            Some(next) => table.link_mut(next).prev = prev,
+            None => self.tail = prev,
+        }
+        self.len -= 1;
+    }
+
+    pub(super) fn pop_front(&mut self, table: &mut impl Linked) -> Option<u32> {
+        let index = self.first()?;
+        self.unlink(table, index);
+        Some(index)
+    }
+}
+
+fn some(index: u32) -> Option<u32> {
+    (index != NONE).then_some(index)
+}
+
+/// One task that is not resolved yet.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) id: TaskId,
+    /// Its place in the order of submission.
+    pub(super) order: u64,
+    /// How often it was sent.
+    pub(super) attempts: u32,
+    /// Whether an earlier attempt may have begun.
+    pub(super) ran: bool,
+    /// `None`: queued.
+    pub(super) sent: Option<Sent>,
+}
+
+/// A task that a worker holds.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) seat: u32,
+    /// Which of the tasks that its worker was sent, counted from 1.
+    pub(super) sequence: u64,
+    pub(super) since: Time,
+    pub(super) stop: Option<Stop>,
+}
+
+/// A task that is to stop.
+#[derive(Debug)]
+pub(super) struct Stop {
+    /// What it resolves to if it does stop.
+    pub(super) kind: ErrorKind,
+    pub(super) rung: Rung,
+    /// When the next rung is due; nothing when its worker is doomed anyway.
+    pub(super) due: Option<Time>,
+}
+
+/// How far up the ladder a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rung {
+    /// It was asked to stop.
+    Asked,
+    /// Its worker got SIGTERM.
+    Terminated,
+}
+
+impl Task {
+    pub(super) fn new(id: TaskId, order: u64) -> Self {
+        Self { id, order, attempts: 0, ran: false, sent: None }
+    }
+
+    pub(super) fn is_on(&self, seat: u32) -> bool {
+        self.sent.as_ref().is_some_and(|sent| sent.seat == seat)
+    }
+}
+
+/// Every task that is not resolved yet, at the index of its id.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    link: Link,
+    task: Option<Task>,
+}
+
+impl Tasks {
+    /// Adds a task, unless its place is taken.
+    pub(super) fn insert(&mut self, task: Task) -> bool {
+        let slot = task.id.slot();
+        if slot >= self.entries.len() {
+            self.entries.resize_with(slot + 1, Entry::default);
+        }
+        let entry = &mut self.entries[slot].task;
+        if entry.is_some() {
+            return false;
+        }
+        *entry = Some(task);
+        true
+    }
+
+    /// The task of this id, if it is not resolved yet. Ids come from workers too: any value is fine.
+    pub(super) fn get(&self, id: TaskId) -> Option<&Task> {
+        self.at(id.index).filter(|task| task.id == id)
+    }
+
+    pub(super) fn at(&self, index: u32) -> Option<&Task> {
+        self.entries.get(index as usize)?.task.as_ref()
+    }
+
+    pub(super) fn at_mut(&mut self, index: u32) -> Option<&mut Task> {
+        self.entries.get_mut(index as usize)?.task.as_mut()
+    }
+
+    /// Removes a task that is in no list.
+    pub(super) fn remove(&mut self, index: u32) -> Option<Task> {
+        self.entries.get_mut(index as usize)?.task.take()
+    }
+
+    fn order(&self, index: u32) -> u64 {
+        self.at(index).map_or(u64::MAX, |task| task.order)
+    }
+
+    /// Puts tasks that were sent back where they were in a queue that is in the order of submission.
+    ///
+    /// Nothing that was never sent is older than they are, so the walk ends at the first such task.
+    pub(super) fn requeue(&mut self, queue: &mut List, mut back: Vec<u32>) {
+        back.sort_unstable_by_key(|&index| self.order(index));
+        let mut before = queue.first();
+        for index in back {
+            while let Some(other) = before
+                && self.order(other) < self.order(index)
+            {
+                before = List::after(self, other);
+            }
+            queue.insert(self, index, before);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.task.is_some()).count()
+    }
+}
+
+impl Linked for Tasks {
+    fn link(&self, index: u32) -> &Link {
+        &self.entries[index as usize].link
+    }
+
+    fn link_mut(&mut self, index: u32) -> &mut Link {
+        &mut self.entries[index as usize].link
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(orders: &[u64]) -> Tasks {
+        let mut tasks = Tasks::default();
+        for (index, &order) in (0..).zip(orders) {
+            assert!(tasks.insert(Task::new(TaskId::new(index, index), order)));
+        }
+        tasks
+    }
+
+    fn indices(list: List, tasks: &Tasks) -> Vec<u32> {
+        list.iter(tasks).collect()
+    }
+
+    #[test]
+    fn any_entry_can_be_taken_out() {
+        let mut tasks = table(&[0, 1, 2, 3]);
+        let mut list = List::default();
+        for index in 0..4 {
+            list.push_back(&mut tasks, index);
+        }
+        for (index, rest) in [(1, vec![0, 2, 3]), (0, vec![2, 3]), (3, vec![2]), (2, vec![])] {
+            list.unlink(&mut tasks, index);
+            assert_eq!(indices(list, &tasks), rest);
+            assert_eq!(list.len() as usize, rest.len());
+        }
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn what_comes_back_goes_to_its_place() {
+        let mut tasks = table(&[5, 3, 4, 9, 1, 10]);
+        let mut queue = List::default();
+        tasks.requeue(&mut queue, vec![0, 2]);
+        queue.push_back(&mut tasks, 3);
+        tasks.requeue(&mut queue, vec![5, 1, 4]);
+        assert_eq!(indices(queue, &tasks), [4, 1, 2, 0, 3, 5]);
+    }
+
+    #[test]
+    fn a_stale_or_wild_id_finds_nothing() {
+        let tasks = table(&[0]);
+        assert!(tasks.get(TaskId::new(0, 0)).is_some());
+        assert!(tasks.get(TaskId::new(1, 0)).is_none());
+        assert!(tasks.get(TaskId::new(0, u32::MAX)).is_none());
+    }
+}

@@ -1,0 +1,327 @@
+//! The scheduler's front: takes inputs in, hands actions out, and moves tasks between the queue and the workers with
+//! room. How tasks are stopped, workers watched, seats filled and the pool closed is told in its sibling files.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::error::ErrorKind;
+use crate::event::{Stats, WorkerStats};
+use crate::id::{TaskId, WorkerId};
+use crate::sched::clock::{Alarm, Clock, Time};
+use crate::sched::queue::{List, Sent, Task, Tasks};
+use crate::sched::staff::Staff;
+use crate::sched::supervise::WATCH;
+use crate::sched::worker::{Cause, Phase, Seat, Worker};
+use crate::sched::{Action, Answer, Config, Input, Outcome};
+
+/// Who runs what, when, and what a loss means. See the room's door for the rules that it keeps.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    pub(super) config: Config,
+    pub(super) mode: Mode,
+    pub(super) clock: Clock,
+    pub(super) tasks: Tasks,
+    /// The tasks that wait, in the order of submission.
+    pub(super) queue: List,
+    pub(super) seats: Vec<Seat>,
+    /// The seats whose worker has room, by how many tasks it holds. What was used last is used first: it is warm.
+    pub(super) ready: Vec<List>,
+    pub(super) staff: Staff,
+    /// When `Shutdown`'s limit is over.
+    pub(super) limit: Option<Time>,
+    submitted: u64,
+    finished: u64,
+    actions: VecDeque<Action>,
+    #[cfg(test)]
+    pub(super) bug: Option<crate::sched::sim::Bug>,
+}
+
+/// What the pool is up to. It only ever gets further down this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mode {
+    Running,
+    /// Finishes what was submitted.
+    Draining,
+    /// Finishes what was sent.
+    Closing,
+    Closed,
+}
+
+impl Scheduler {
+    /// A scheduler that does nothing yet: `Start` comes first.
+    pub(crate) fn new(config: Config) -> Self {
+        let config = Config { workers: config.workers.max(1), slots: config.slots.max(1), ..config };
+        Self {
+            mode: Mode::Running,
+            clock: Clock::default(),
+            tasks: Tasks::default(),
+            queue: List::default(),
+            seats: (0..config.workers).map(|_| Seat::default()).collect(),
+            ready: vec![List::default(); config.slots as usize],
+            staff: Staff::new(config.workers),
+            limit: None,
+            submitted: 0,
+            finished: 0,
+            actions: VecDeque::new(),
+            #[cfg(test)]
+            bug: None,
+            config,
+        }
+    }
+
+    /// Takes in what happened. Time that has passed counts only after it: an answer is heard before its limit is.
+    pub(crate) fn handle(&mut self, now: Instant, input: Input) {
+        if !planted!(self, CountStops) {
+            self.clock.forgive(now);
+        }
+        self.clock.advance(now);
+        match input {
+            Input::Start => self.start(),
+            Input::Submit { task } => self.submit(task),
+            Input::Cancel { task } => self.cancel(task),
+            Input::Shutdown { limit } => self.shutdown(limit),
+            Input::Drain => self.drain(),
+            Input::Abort => self.abort(),
+            Input::Tick => {}
+            Input::Ready { worker }
+            | Input::Open { worker }
+            | Input::Done { worker, .. }
+            | Input::Heard { worker }
+            | Input::Bye { worker }
+            | Input::Violated { worker }
+            | Input::HungUp { worker }
+            | Input::Lost { worker, .. } => {
+                if let Some(seat) = self.seat(worker) {
+                    self.handle_worker(seat, input);
+                }
+            }
+        }
+        while let Some(alarm) = self.clock.fire() {
+            self.ring(alarm);
+        }
+        self.dispatch();
+        self.wind_down();
+        self.clock.rest();
+    }
+
+    /// What is to be done next, until there is nothing.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to call [`handle`](Self::handle) at the latest. Always later than the last call.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.clock.timeout()
+    }
+
+    /// A snapshot. Process ids are not known here.
+    pub(crate) fn stats(&self, now: Instant) -> Stats {
+        let now = self.clock.at(now);
+        let workers: Vec<_> = self.workers().map(|worker| self.worker_stats(worker, now)).collect();
+        Stats {
+            queued: self.queue.len() as usize,
+            in_flight: workers.iter().map(|worker| worker.tasks.len()).sum(),
+            workers,
+            restarts: self.staff.restarts,
+            finished: self.finished,
+        }
+    }
+
+    fn worker_stats(&self, worker: &Worker, now: Time) -> WorkerStats {
+        let held = worker.tasks.iter(&self.tasks).filter_map(|index| self.tasks.at(index));
+        let since = |task: &Task| task.sent.as_ref().map_or(Time::ZERO, |sent| now.saturating_sub(sent.since));
+        WorkerStats {
+            id: worker.id,
+            pid: None,
+            state: worker.state(),
+            tasks: held.map(|task| (task.id, since(task))).collect(),
+            finished: worker.finished,
+        }
+    }
+
+    fn handle_worker(&mut self, seat: u32, input: Input) {
+        match input {
+            Input::Lost { begun, .. } => return self.lost(seat, begun),
+            Input::HungUp { .. } => return self.hung_up(seat),
+            Input::Violated { .. } => return self.doom(seat, Cause::Violation),
+            _ => {}
+        }
+        if !self.hear(seat) {
+            return;
+        }
+        match input {
+            Input::Ready { .. } => self.greeted(seat),
+            Input::Open { .. } => self.opened(seat),
+            Input::Done { task, attempt, answer, .. } => self.done(seat, task, attempt, answer),
+            Input::Bye { .. } => self.parted(seat),
+            _ => {}
+        }
+    }
+
+    fn submit(&mut self, id: TaskId) {
+        self.submitted += 1;
+        let fresh = self.tasks.insert(Task::new(id, self.submitted));
+        debug_assert!(fresh, "{id:?} was submitted to a place that is taken");
+        if !fresh {
+            return;
+        }
+        if self.mode > Mode::Running {
+            self.fail(id.index, ErrorKind::Closed, None, false);
+        } else if let Some(worker) = self.staff.gave_up {
+            self.fail(id.index, ErrorKind::Launch, Some(worker), false);
+        } else {
+            self.queue.push_back(&mut self.tasks, id.index);
+        }
+    }
+
+    fn cancel(&mut self, id: TaskId) {
+        match self.tasks.get(id) {
+            Some(Task { sent: Some(_), .. }) => self.stop(id.index, ErrorKind::Cancelled),
+            Some(&Task { sent: None, ran, .. }) => {
+                self.queue.unlink(&mut self.tasks, id.index);
+                self.fail(id.index, ErrorKind::Cancelled, None, ran);
+            }
+            None => {}
+        }
+    }
+
+    fn done(&mut self, seat: u32, id: TaskId, attempt: u32, answer: Answer) {
+        let legal = |task: &Task| {
+            task.is_on(seat) && (task.attempts == attempt || planted!(self, AcceptStale))
+        };
+        let Some(task) = self.tasks.get(id).filter(|&task| legal(task)) else {
+            return self.doom(seat, Cause::Violation);
+        };
+        let (ran, stop) = (task.ran, task.sent.as_ref().and_then(|sent| sent.stop.as_ref()));
+        let kind = stop.map_or(ErrorKind::Cancelled, |stop| stop.kind);
+        self.take_back(seat, id.index);
+        match answer {
+            Answer::Finished => {
+                if let Some(worker) = self.worker_mut(seat) {
+                    worker.finished += 1;
+                }
+                self.finished += 1;
+                if planted!(self, DoubleResolve) && self.finished % 16 == 0 {
+                    self.act(Action::Resolve { task: id, outcome: Outcome::Answered });
+                }
+                self.resolve(id.index, Outcome::Answered);
+            }
+            Answer::Cancelled { began } => {
+                let worker = self.worker(seat).map(|worker| worker.id);
+                self.fail(id.index, kind, worker, began || ran);
+            }
+        }
+        self.settle(seat);
+    }
+
+    /// Gives the oldest tasks to the emptiest workers.
+    fn dispatch(&mut self) {
+        while let Some(index) = self.queue.first() {
+            let Some(seat) = self.ready.iter().find_map(List::first) else { return };
+            self.queue.unlink(&mut self.tasks, index);
+            self.send(index, seat);
+        }
+    }
+
+    fn send(&mut self, index: u32, seat: u32) {
+        let now = self.clock.now();
+        let place = &mut self.seats[seat as usize];
+        let (Some(worker), Some(task)) = (&mut place.worker, self.tasks.at_mut(index)) else { return };
+        if worker.tasks.is_empty() {
+            (worker.heard, worker.pinged) = (now, false);
+        }
+        worker.sent += 1;
+        task.attempts += 1;
+        task.sent = Some(Sent { seat, sequence: worker.sent, since: now, stop: None });
+        let run = Action::Run { worker: worker.id, task: task.id, attempt: task.attempts };
+        worker.tasks.push_back(&mut self.tasks, index);
+        if place.watch.is_none() {
+            self.clock.arm(Alarm::Watch(seat), &mut place.watch, WATCH);
+        }
+        self.list(seat);
+        self.act(run);
+    }
+
+    /// Takes a task from its worker and off its ladder. It is then in no list.
+    pub(super) fn take_back(&mut self, seat: u32, index: u32) {
+        if let Some(worker) = &mut self.seats[seat as usize].worker {
+            worker.tasks.unlink(&mut self.tasks, index);
+        }
+        self.forget_ladder(index);
+    }
+
+    /// After a task has left a worker: the worker has room, or nothing to stay for.
+    pub(super) fn settle(&mut self, seat: u32) {
+        self.list(seat);
+        if self.worker(seat).is_some_and(|it| it.terminated && it.phase == Phase::Open && it.tasks.is_empty()) {
+            self.dismiss(seat);
+        }
+    }
+
+    /// Puts a seat among those with the same room, or among none.
+    pub(super) fn list(&mut self, seat: u32) {
+        let slots = self.config.slots;
+        let has_room = |worker: &&Worker| {
+            let open = worker.is_open() || planted!(self, FeedLeaving) && worker.phase == Phase::Leaving;
+            open && worker.tasks.len() < slots
+        };
+        let load = self.worker(seat).filter(has_room).map(|worker| worker.tasks.len());
+        let listed = std::mem::replace(&mut self.seats[seat as usize].listed, load);
+        if listed == load {
+            return;
+        }
+        if let Some(load) = listed {
+            self.ready[load as usize].unlink(&mut self.seats, seat);
+        }
+        if let Some(load) = load {
+            self.ready[load as usize].push_front(&mut self.seats, seat);
+        }
+    }
+
+    /// Resolves a task that is in no list.
+    pub(super) fn resolve(&mut self, index: u32, outcome: Outcome) {
+        if let Some(task) = self.tasks.remove(index) {
+            self.act(Action::Resolve { task: task.id, outcome });
+        }
+    }
+
+    /// Resolves a task that is in no list, with an error.
+    pub(super) fn fail(&mut self, index: u32, kind: ErrorKind, worker: Option<WorkerId>, may_have_run: bool) {
+        let attempts = self.tasks.at(index).map_or(0, |task| task.attempts);
+        self.resolve(index, Outcome::Failed { kind, worker, attempts, may_have_run });
+    }
+
+    /// Fails everything that waits.
+    pub(super) fn fail_queue(&mut self, kind: ErrorKind, worker: Option<WorkerId>) {
+        while let Some(index) = self.queue.pop_front(&mut self.tasks) {
+            let ran = self.tasks.at(index).is_some_and(|task| task.ran);
+            self.fail(index, kind, worker, ran);
+        }
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    /// The seat of a worker that has not gone.
+    fn seat(&self, id: WorkerId) -> Option<u32> {
+        self.worker(id.index).is_some_and(|worker| worker.id == id).then_some(id.index)
+    }
+
+    pub(super) fn worker(&self, seat: u32) -> Option<&Worker> {
+        self.seats.get(seat as usize)?.worker.as_ref()
+    }
+
+    pub(super) fn worker_mut(&mut self, seat: u32) -> Option<&mut Worker> {
+        self.seats.get_mut(seat as usize)?.worker.as_mut()
+    }
+
+    pub(super) fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.seats.iter().filter_map(|seat| seat.worker.as_ref())
+    }
+
+    /// The seats whose worker is like that.
+    pub(super) fn seats_where(&self, is: impl Fn(&Seat) -> bool) -> Vec<u32> {
+        (0..).zip(&self.seats).filter(|(_, seat)| is(seat)).map(|(index, _)| index).collect()
+    }
+}

@@ -1,0 +1,243 @@
+//! Filling seats: launching workers, following them until they are open, and deciding what a loss means, for their tasks
+//! and for their seats. It does not decide who gets which task.
+//!
+//! ```text
+//!  seat   vacant ── launch ──▶ Starting ── Ready ──▶ Ready ── Open ──▶ Open ──▶ …
+//!          ▲ ▲                    └──────────────┴─ lost ─┐           lost
+//!          │ │                                            ▼            ▼
+//!          │ └──── back-off, then the bucket ───── start failure     crash
+//!          │                                              │ third in a row, none opened in between
+//!          └───────── probe, one at a time ◀────────── given up: the seats wait, the queue fails
+//! ```
+
+use crate::error::ErrorKind;
+use crate::id::WorkerId;
+use crate::sched::Action;
+use crate::sched::clock::{Alarm, Time};
+use crate::sched::scheduler::{Mode, Scheduler};
+use crate::sched::worker::{Bucket, Cause, Phase, Worker, back_off};
+
+/// How many starts have to fail in a row before starting is given up for now. Fewer makes a pool fail on a hiccup; more
+/// lets the user wait for what will not come.
+const PATIENCE: u32 = 3;
+
+/// What is known about starting workers, the pool as a whole.
+#[derive(Debug)]
+pub(super) struct Staff {
+    /// The last worker's number.
+    serial: u32,
+    /// How many starts have failed since one succeeded.
+    failures: u32,
+    /// When the next probe is due, if starting has been given up.
+    pub(super) probe: Option<Time>,
+    /// The worker that failed last, if that left nobody open, nobody starting and no more patience.
+    pub(super) gave_up: Option<WorkerId>,
+    bucket: Bucket,
+    /// What `Started` has told.
+    told: Option<bool>,
+    pub(super) restarts: u64,
+}
+
+impl Staff {
+    pub(super) fn new(workers: u32) -> Self {
+        let bucket = Bucket::new(workers);
+        Self { serial: 0, failures: 0, probe: None, gave_up: None, bucket, told: None, restarts: 0 }
+    }
+
+    /// Whether workers are only started one by one, to see whether one can be.
+    pub(super) fn is_probing(&self) -> bool {
+        self.failures >= PATIENCE
+    }
+}
+
+impl Scheduler {
+    pub(super) fn start(&mut self) {
+        if self.mode <= Mode::Draining {
+            for seat in self.seats_where(|seat| !seat.used) {
+                self.launch(seat);
+            }
+        }
+    }
+
+    pub(super) fn greeted(&mut self, seat: u32) {
+        let Some(worker) = self.worker_mut(seat) else { return };
+        match worker.phase {
+            Phase::Starting => {
+                worker.phase = Phase::Ready;
+                self.limit_phase(seat, self.config.init_limit);
+            }
+            // A greeting may cross the end of the patience for it.
+            Phase::Doomed(_) => {}
+            _ => self.doom(seat, Cause::Violation),
+        }
+    }
+
+    pub(super) fn opened(&mut self, seat: u32) {
+        let now = self.clock.now();
+        let Some(worker) = self.worker_mut(seat) else { return };
+        match worker.phase {
+            Phase::Ready => {
+                worker.phase = Phase::Open;
+                worker.opened = Some(now);
+            }
+            Phase::Doomed(_) => return,
+            _ => return self.doom(seat, Cause::Violation),
+        }
+        let place = &mut self.seats[seat as usize];
+        self.clock.disarm(Alarm::Seat(seat), &mut place.due);
+        self.list(seat);
+        if self.staff.told != Some(true) {
+            self.staff.told = Some(true);
+            self.act(Action::Started { ok: true });
+        }
+        let probing = self.staff.is_probing();
+        self.staff.failures = 0;
+        self.staff.gave_up = None;
+        if probing {
+            self.clock.disarm(Alarm::Probe, &mut self.staff.probe);
+            self.call_back();
+        }
+    }
+
+    /// The worker has gone. What it had not begun goes back to its place, the rest is resolved.
+    pub(super) fn lost(&mut self, seat: u32, begun: u64) {
+        let Some(mut worker) = self.vacate(seat) else { return };
+        let mut back = Vec::new();
+        while let Some(index) = worker.tasks.pop_front(&mut self.tasks) {
+            self.forget_ladder(index);
+            let Some(task) = self.tasks.at_mut(index) else { continue };
+            let Some(sent) = task.sent.take() else { continue };
+            let (ran, stop) = (task.ran, sent.stop.map(|stop| stop.kind));
+            if sent.sequence <= begun && !planted!(self, RerunBegun) {
+                self.fail(index, stop.unwrap_or(worker.blame()), Some(worker.id), true);
+            } else if let Some(kind) = stop {
+                self.fail(index, kind, Some(worker.id), ran);
+            } else if self.mode >= Mode::Closing {
+                self.fail(index, ErrorKind::Closed, Some(worker.id), ran);
+            } else if planted!(self, RequeueLast) {
+                self.queue.push_back(&mut self.tasks, index);
+            } else if !planted!(self, ForgetLost) {
+                back.push(index);
+            }
+        }
+        let requeued = !back.is_empty();
+        self.tasks.requeue(&mut self.queue, back);
+        self.replace(seat, &worker, true);
+        if requeued && self.mode == Mode::Draining {
+            self.call_back();
+        }
+    }
+
+    /// Takes the worker out of its seat.
+    pub(super) fn vacate(&mut self, seat: u32) -> Option<Worker> {
+        let place = &mut self.seats[seat as usize];
+        let worker = place.worker.take()?;
+        self.clock.disarm(Alarm::Seat(seat), &mut place.due);
+        self.clock.disarm(Alarm::Watch(seat), &mut place.watch);
+        self.list(seat);
+        Some(worker)
+    }
+
+    /// Sees to it that a seat is filled again. `gone`: the last one has gone, and was not merely given up.
+    pub(super) fn replace(&mut self, seat: u32, last: &Worker, gone: bool) {
+        let place = &mut self.seats[seat as usize];
+        place.free = gone && !last.is_starting() && last.was_sent_away();
+        let closing = last.is_starting() && last.was_sent_away();
+        let wait = if place.free || closing {
+            Time::ZERO
+        } else {
+            place.back_off(seat, self.clock.now(), last.opened)
+        };
+        if last.is_starting() && !closing && self.mode <= Mode::Draining {
+            self.start_failed(last.id);
+        }
+        if !self.staff.is_probing() {
+            let wait = if planted!(self, NoBackOff) { Time::ZERO } else { wait };
+            self.limit_phase(seat, wait);
+        }
+    }
+
+    /// Counts a failed start. As long as another one is under way there is hope; the last one decides.
+    fn start_failed(&mut self, worker: WorkerId) {
+        self.staff.failures = self.staff.failures.saturating_add(1);
+        if !self.staff.is_probing() || self.workers().any(Worker::is_starting) {
+            return;
+        }
+        let wait = back_off(u32::MAX, self.staff.failures - PATIENCE + 2);
+        self.clock.arm(Alarm::Probe, &mut self.staff.probe, wait);
+        if self.workers().any(Worker::is_open) {
+            return;
+        }
+        self.staff.gave_up = Some(worker);
+        self.fail_queue(ErrorKind::Launch, Some(worker));
+        if self.staff.told.is_none() {
+            self.staff.told = Some(false);
+            self.act(Action::Started { ok: false });
+        }
+    }
+
+    /// Whether a vacant seat is to be filled at all.
+    fn wants_workers(&self) -> bool {
+        match self.mode {
+            Mode::Running => true,
+            Mode::Draining => !self.queue.is_empty(),
+            Mode::Closing | Mode::Closed => false,
+        }
+    }
+
+    /// Fills a vacant seat whose back-off is over, if one is wanted and the bucket has one. While probing, seats wait
+    /// for the probe; when draining, for something to do: [`call_back`](Self::call_back) ends both.
+    pub(super) fn recruit(&mut self, seat: u32) {
+        if !self.wants_workers() || self.staff.is_probing() {
+            return;
+        }
+        if self.pay(seat, Alarm::Seat(seat)) {
+            self.launch(seat);
+        }
+    }
+
+    /// Starts one worker to see whether starting works again.
+    pub(super) fn probe(&mut self) {
+        let vacant = (0..).zip(&self.seats).find(|(_, seat)| seat.worker.is_none());
+        let Some((seat, _)) = vacant else { return };
+        if self.wants_workers() && !self.workers().any(Worker::is_starting) && self.pay(seat, Alarm::Probe) {
+            self.staff.gave_up = None;
+            self.launch(seat);
+        }
+    }
+
+    /// Pays for the next worker of a seat, or sets `alarm` for when that can be done.
+    fn pay(&mut self, seat: u32, alarm: Alarm) -> bool {
+        let place = &mut self.seats[seat as usize];
+        let Err(wait) = (if place.free { Ok(()) } else { self.staff.bucket.take(self.clock.now()) }) else {
+            return true;
+        };
+        let due = if alarm == Alarm::Probe { &mut self.staff.probe } else { &mut place.due };
+        self.clock.arm(alarm, due, wait);
+        false
+    }
+
+    /// Sets those seats in motion again that wait for nothing but this.
+    fn call_back(&mut self) {
+        if self.staff.is_probing() {
+            if self.staff.probe.is_none() && !self.workers().any(Worker::is_starting) {
+                self.clock.arm(Alarm::Probe, &mut self.staff.probe, Time::ZERO);
+            }
+            return;
+        }
+        for seat in self.seats_where(|seat| seat.worker.is_none() && seat.due.is_none()) {
+            self.limit_phase(seat, Time::ZERO);
+        }
+    }
+
+    fn launch(&mut self, seat: u32) {
+        self.staff.serial = self.staff.serial.wrapping_add(1);
+        let worker = WorkerId::new(self.staff.serial, seat);
+        let place = &mut self.seats[seat as usize];
+        place.worker = Some(Worker::new(worker, self.clock.now()));
+        self.staff.restarts += u64::from(place.used);
+        (place.used, place.free) = (true, false);
+        self.limit_phase(seat, self.config.start_limit);
+        self.act(Action::Launch { worker });
+    }
+}

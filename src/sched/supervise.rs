@@ -1,0 +1,222 @@
+//! Stopping tasks and watching workers: the ladder, the pings, and what is done when a limit is over. It does not fill
+//! seats again.
+
+use std::time::Duration;
+
+use crate::error::ErrorKind;
+use crate::sched::clock::Alarm;
+use crate::sched::queue::{Rung, Stop};
+use crate::sched::scheduler::Scheduler;
+use crate::sched::worker::{Cause, Phase};
+use crate::sched::{Action, Config};
+
+/// How long a worker that holds tasks may be silent before it is pinged. Shorter costs more frames while tasks are long;
+/// longer finds a dead one later.
+pub(super) const WATCH: Duration = Duration::from_secs(1);
+
+/// How long a worker that holds tasks may be silent at all. Shorter kills workers that swap or are being debugged; longer
+/// keeps the tasks of a dead one waiting.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// From the end of the link to SIGKILL: the process usually ends in the same instant.
+const HANG_UP_GRACE: Duration = Duration::from_millis(250);
+
+/// From `Drain` or `Bye` to SIGKILL. It covers whatever a process does at its end.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// From SIGKILL to giving a worker up. What is not dead by then is stuck in the kernel.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
+
+impl Scheduler {
+    pub(super) fn ring(&mut self, alarm: Alarm) {
+        match alarm {
+            Alarm::Limit => {
+                self.limit = None;
+                self.stop_all();
+            }
+            Alarm::Probe => {
+                self.staff.probe = None;
+                self.probe();
+            }
+            Alarm::Seat(seat) => {
+                self.seats[seat as usize].due = None;
+                match self.worker(seat).map(|worker| worker.phase) {
+                    None => self.recruit(seat),
+                    Some(Phase::Doomed(_)) => self.abandon(seat),
+                    Some(_) => self.doom(seat, Cause::Overdue),
+                }
+            }
+            Alarm::Watch(seat) => {
+                self.seats[seat as usize].watch = None;
+                self.watch(seat);
+            }
+            Alarm::Task(index) => self.climb(index),
+        }
+    }
+
+    /// Puts a task that a worker holds on the ladder.
+    pub(super) fn stop(&mut self, index: u32, kind: ErrorKind) {
+        let Some(task) = self.tasks.at_mut(index) else { return };
+        let (id, Some(sent)) = (task.id, &mut task.sent) else { return };
+        if sent.stop.is_some() {
+            return;
+        }
+        let stop = sent.stop.insert(Stop { kind, rung: Rung::Asked, due: None });
+        let Some(worker) = &self.seats[sent.seat as usize].worker else { return };
+        if worker.is_doomed() {
+            return;
+        }
+        let (worker, reachable) = (worker.id, worker.phase == Phase::Open);
+        self.clock.arm(Alarm::Task(index), &mut stop.due, self.config.cancel_grace);
+        if reachable {
+            let grace = self.config.cancel_grace;
+            self.act(Action::Cancel { worker, task: id, grace });
+        }
+    }
+
+    /// Puts every task that a worker holds on the ladder: the pool's time is over.
+    fn stop_all(&mut self) {
+        let held: Vec<u32> = self.workers().flat_map(|worker| worker.tasks.iter(&self.tasks)).collect();
+        for index in held {
+            self.stop(index, ErrorKind::Closed);
+        }
+    }
+
+    /// The next rung.
+    fn climb(&mut self, index: u32) {
+        let Config { term_grace, .. } = self.config;
+        let forgetful = planted!(self, ForgetRung);
+        let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { return };
+        let (seat, Some(stop)) = (sent.seat, &mut sent.stop) else { return };
+        stop.due = None;
+        let Some(worker) = &mut self.seats[seat as usize].worker else { return };
+        if worker.is_doomed() {
+            return;
+        }
+        match stop.rung {
+            Rung::Asked => {
+                stop.rung = Rung::Terminated;
+                if !forgetful {
+                    self.clock.arm(Alarm::Task(index), &mut stop.due, term_grace);
+                }
+                if !std::mem::replace(&mut worker.terminated, true) {
+                    let worker = worker.id;
+                    self.act(Action::Terminate { worker });
+                    self.list(seat);
+                }
+            }
+            Rung::Terminated => self.doom(seat, Cause::Ladder),
+        }
+    }
+
+    pub(super) fn forget_ladder(&mut self, index: u32) {
+        let stop = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()?.stop.as_mut());
+        if let Some(stop) = stop {
+            self.clock.disarm(Alarm::Task(index), &mut stop.due);
+        }
+    }
+
+    /// Notes that a frame came, and says whether it counts.
+    pub(super) fn hear(&mut self, seat: u32) -> bool {
+        let now = self.clock.now();
+        let Some(worker) = self.worker_mut(seat) else { return false };
+        (worker.heard, worker.pinged) = (now, false);
+        match worker.phase {
+            Phase::Doomed(Cause::Violation) => false,
+            Phase::Parted { .. } => {
+                self.doom(seat, Cause::Violation);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Pings a worker that is silent over its tasks, or gives it up. One with a task on the ladder is left to that: the
+    /// ladder ends in any case, and a patient one was the user's wish.
+    fn watch(&mut self, seat: u32) {
+        let now = self.clock.now();
+        let place = &mut self.seats[seat as usize];
+        let Some(worker) = place.worker.as_mut().filter(|it| !it.is_doomed() && !it.tasks.is_empty()) else { return };
+        let stopping = |index| self.tasks.at(index).is_some_and(|it| it.sent.as_ref().is_some_and(|it| it.stop.is_some()));
+        let silent = now.saturating_sub(worker.heard);
+        let again = if worker.tasks.iter(&self.tasks).any(stopping) {
+            WATCH
+        } else if silent >= SILENCE {
+            return self.doom(seat, Cause::Silence);
+        } else if silent >= WATCH {
+            WATCH.min(SILENCE - silent)
+        } else {
+            WATCH - silent
+        };
+        let ping = (silent >= WATCH && !std::mem::replace(&mut worker.pinged, true)).then_some(worker.id);
+        self.clock.arm(Alarm::Watch(seat), &mut place.watch, again);
+        if let Some(worker) = ping {
+            self.act(Action::Ping { worker });
+        }
+    }
+
+    /// Tells an open worker that holds nothing to go.
+    pub(super) fn dismiss(&mut self, seat: u32) {
+        let Some(worker) = self.worker_mut(seat) else { return };
+        worker.phase = Phase::Leaving;
+        let worker = worker.id;
+        self.limit_phase(seat, LEAVE_LIMIT);
+        self.list(seat);
+        self.act(Action::Drain { worker });
+    }
+
+    pub(super) fn parted(&mut self, seat: u32) {
+        let Some(worker) = self.worker_mut(seat) else { return };
+        if worker.is_doomed() {
+            return;
+        }
+        let told = worker.phase == Phase::Leaving;
+        worker.phase = Phase::Parted { told };
+        if !told {
+            self.limit_phase(seat, LEAVE_LIMIT);
+        }
+        self.list(seat);
+    }
+
+    /// The link ended. After `Bye` that is how it should be.
+    pub(super) fn hung_up(&mut self, seat: u32) {
+        let Some(worker) = self.worker_mut(seat) else { return };
+        if worker.is_doomed() || matches!(worker.phase, Phase::Parted { .. } | Phase::HungUp) {
+            return;
+        }
+        worker.phase = Phase::HungUp;
+        self.limit_phase(seat, HANG_UP_GRACE);
+        self.list(seat);
+    }
+
+    /// Kills a worker. Its tasks are resolved when it is lost, or given up.
+    pub(super) fn doom(&mut self, seat: u32, cause: Cause) {
+        let Some(worker) = self.worker_mut(seat) else { return };
+        let doomed = worker.is_doomed();
+        if !doomed || cause == Cause::Violation {
+            worker.phase = Phase::Doomed(cause);
+        }
+        if doomed {
+            return;
+        }
+        let worker = worker.id;
+        self.limit_phase(seat, KILL_LIMIT);
+        self.list(seat);
+        self.act(Action::Kill { worker });
+    }
+
+    /// Lets go of a worker that did not die of SIGKILL. What it has begun is unknown.
+    fn abandon(&mut self, seat: u32) {
+        let Some(mut worker) = self.vacate(seat) else { return };
+        self.act(Action::Abandon { worker: worker.id });
+        while let Some(index) = worker.tasks.pop_front(&mut self.tasks) {
+            self.forget_ladder(index);
+            self.fail(index, ErrorKind::Unresponsive, Some(worker.id), true);
+        }
+        self.replace(seat, &worker, false);
+    }
+
+    pub(super) fn limit_phase(&mut self, seat: u32, limit: Duration) {
+        self.clock.arm(Alarm::Seat(seat), &mut self.seats[seat as usize].due, limit);
+    }
+}

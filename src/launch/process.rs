@@ -12,15 +12,13 @@
 //! anywhere: without a runtime, after it, while a panic unwinds.
 //!
 //! Where the kernel has no pidfd, or no descriptor is left for one, the end is noticed by looking every [`LOOK`]. Nothing
-//! else is lost, save that a program which also reaps children that are not its own may then mislead us about which
-//! process it was.
+//! else is lost, unless this program also ignores `SIGCHLD` or reaps children that it did not start: then the status is
+//! unknown as it always is there, and what such a worker has left in its group is not killed either.
 
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::pin::Pin;
-use std::process::{Child, Command};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -30,6 +28,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -52,8 +51,8 @@ const LOOK: Duration = Duration::from_millis(10);
 #[must_use = "dropping it kills the process"]
 pub(crate) struct Process {
     pid: u32,
-    /// To the task on the service thread, which takes its closing for the order to kill and reap.
-    orders: mpsc::UnboundedSender<Signal>,
+    /// To the task on the service thread.
+    orders: mpsc::UnboundedSender<Order>,
     fate: Fate,
     tail: Arc<Tail>,
 }
@@ -63,6 +62,21 @@ enum Fate {
     /// The task on the service thread will say.
     Open(oneshot::Receiver<Exited>),
     Known(Exited),
+}
+
+/// Signals a process from anywhere: without a runtime, and when its [`Process`] has gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    pid: u32,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+/// What the task on the service thread is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Signal(Signal),
+    /// Kill the group, and reap the process as soon as it has ended.
+    Release,
 }
 
 /// How a process ended.
@@ -82,14 +96,15 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// What the standard library says of `spawn`, and when there is no service thread.
+    /// What tokio says of `spawn`, and when there is no service thread.
     pub(crate) fn spawn(command: &mut Command, worker: WorkerId) -> io::Result<Self> {
         let (stderr, theirs) = io::pipe()?;
         let child = command.process_group(0).stderr(theirs).spawn();
         // The command keeps its copy of the pipe until it is told otherwise, and we would never see the end of file.
         command.stderr(std::process::Stdio::null());
         let child = child?;
-        let pid = child.id();
+        // There is one until it is reaped.
+        let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
         let tail = Arc::new(Tail::default());
         let (orders, received) = mpsc::unbounded_channel();
         let (exited, fate) = oneshot::channel();
@@ -111,14 +126,19 @@ impl Process {
         self.pid
     }
 
-    /// Sends a signal to the process and its group, if they are still there.
-    pub(crate) fn signal(&self, signal: Signal) {
-        let _ = self.orders.send(signal);
+    /// Another handle, which can signal the process and does not keep it.
+    pub(crate) fn control(&self) -> Control {
+        Control { pid: self.pid, orders: self.orders.clone() }
     }
 
-    /// Kills the process and its group. It stays a zombie until the handle is dropped.
-    pub(crate) fn kill(&self) {
-        self.signal(Signal::SIGKILL);
+    /// Kills what is left of the process and its group, and resolves when it has been reaped.
+    ///
+    /// # Cancel safety
+    ///
+    /// It is reaped all the same when the future is dropped.
+    pub(crate) async fn gone(&self) {
+        let _ = self.orders.send(Order::Release);
+        self.orders.closed().await;
     }
 
     /// Resolves when the process has ended and all that it wrote to standard error has been read; from then on always.
@@ -139,10 +159,34 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Said and not left to the closing of the channel: a `Control` may keep that open.
+        let _ = self.orders.send(Order::Release);
+    }
+}
+
+impl Control {
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends a signal to the process and its group, if they are still there.
+    pub(crate) fn signal(&self, signal: Signal) {
+        // Without a receiver it has been reaped, and there is nobody to signal.
+        let _ = self.orders.send(Order::Signal(signal));
+    }
+
+    /// Kills the process and its group and has it reaped, even if its `Process` is never dropped.
+    pub(crate) fn release(&self) {
+        let _ = self.orders.send(Order::Release);
+    }
+}
+
 /// Sees a process from its start to its end.
 async fn watch(
     leader: Leader,
-    mut orders: mpsc::UnboundedReceiver<Signal>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
     mut stderr: Reader,
     exited: oneshot::Sender<Exited>,
 ) {
@@ -151,8 +195,7 @@ async fn watch(
         tokio::select! {
             biased;
             order = orders.recv(), if held => {
-                held = order.is_some();
-                leader.signal(order.unwrap_or(Signal::SIGKILL));
+                held = leader.obey(order);
             }
             seen = leader.ended() => break seen,
             () = stderr.read() => {}
@@ -165,15 +208,14 @@ async fn watch(
     while held {
         tokio::select! {
             biased;
-            order = orders.recv() => match order {
-                Some(signal) => leader.signal(signal),
-                None => held = false,
-            },
+            order = orders.recv() => held = leader.obey(order),
             () = sleep_until(until), if stderr.is_open() => stderr.abandon(),
             () = stderr.read() => {}
         }
     }
     drop(leader);
+    // Tells `gone`.
+    drop(orders);
     while stderr.is_open() {
         tokio::select! {
             biased;
@@ -187,7 +229,7 @@ async fn watch(
 struct Leader {
     pid: u32,
     child: Child,
-    pidfd: Option<AsyncFd<OwnedFd>>,
+    pidfd: Option<AsyncFd<Arc<OwnedFd>>>,
 }
 
 impl Leader {
@@ -217,6 +259,21 @@ impl Leader {
             Some(Err(error)) if error.raw_os_error() == Some(libc::EINVAL) => pidfd::peek_pid(self.pid),
             Some(look) => look,
             None => pidfd::peek_pid(self.pid),
+        }
+    }
+
+    /// Carries out an order; none at all means that everybody has gone who could give one. Whether the process is still
+    /// wanted.
+    fn obey(&self, order: Option<Order>) -> bool {
+        match order {
+            Some(Order::Signal(signal)) => {
+                self.signal(signal);
+                true
+            }
+            Some(Order::Release) | None => {
+                self.signal(Signal::SIGKILL);
+                false
+            }
         }
     }
 
@@ -259,6 +316,7 @@ impl From<Ended> for Exited {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::tests::{group, wait_for};
 
     #[tokio::test(flavor = "current_thread")]
     async fn without_a_pidfd_the_end_is_seen_all_the_same() {
@@ -270,7 +328,7 @@ mod tests {
             let mut command = Command::new("/bin/sh");
             let child = command.args(["-c", script]).process_group(0).stderr(theirs).spawn().unwrap();
             drop(command);
-            let pid = child.id();
+            let pid = child.id().unwrap();
             let leader = Leader { pid, child, pidfd: None };
             let (orders, received) = mpsc::unbounded_channel();
             let (sender, fate) = oneshot::channel();
@@ -282,7 +340,7 @@ mod tests {
             drop(orders);
             watching.await.unwrap();
             assert_eq!(pidfd::peek_pid(pid).unwrap_err().raw_os_error(), Some(libc::ECHILD));
-            assert_eq!(killpg(Pid::from_raw(pid.cast_signed()), None).unwrap_err(), nix::errno::Errno::ESRCH);
+            wait_for("the group to be gone", || group(pid).is_empty());
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  procpool        a current-thread runtime of our own: the task that watches a worker, alarms. It never blocks.
-//!  procpool-exec   calls `spawn` of the standard library, which blocks until the new program is executing.
+//!  procpool-exec   calls `spawn` of `tokio::process`, which blocks until the new program is executing.
 //! ```
 //!
 //! They belong to no user's runtime, so that dropping that one leaves nothing unwatched, and never end, because the kernel
@@ -54,6 +54,7 @@ pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result
 pub(crate) async fn execute<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     let (result, receiver) = oneshot::channel();
     let gone = || Error::new(ErrorKind::Launch, "the thread that starts workers has failed");
+    once(&RUNTIME, start_runtime)?;
     once(&SPAWNER, start_spawner)?.send(Box::new(move || drop(result.send(job())))).map_err(|_| gone())?;
     receiver.await.map_err(|_| gone())
 }
@@ -92,7 +93,11 @@ fn start_runtime() -> io::Result<Handle> {
 
 fn start_spawner() -> io::Result<mpsc::Sender<Job>> {
     let (sender, jobs) = mpsc::channel::<Job>();
+    // `execute` has started it.
+    let runtime = RUNTIME.get().ok_or(io::ErrorKind::NotConnected)?;
     thread::Builder::new().name("procpool-exec".into()).spawn(move || {
+        // What is spawned here is watched there.
+        let _entered = runtime.enter();
         for job in jobs {
             // Whoever waits for the job hears of a panic through its channel. The thread must not end.
             let _ = catch_unwind(AssertUnwindSafe(job));

@@ -81,7 +81,7 @@ fn printable(bytes: &[u8]) -> String {
 #[derive(Debug)]
 pub(super) struct Reader {
     /// `None` when it has ended or is no longer listened to.
-    pipe: Option<AsyncFd<OwnedFd>>,
+    pipe: Option<AsyncFd<Arc<OwnedFd>>>,
     tail: Arc<Tail>,
     lines: Lines,
     log: Log,

@@ -50,7 +50,7 @@ fn exited(launched: &mut Launched) -> Exited {
     runtime().block_on(poll_fn(|cx| launched.process.poll_exited(cx)))
 }
 
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(super) fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < give_up, "still waiting: {what}");
@@ -67,7 +67,7 @@ fn stat(pid: u32) -> Option<(char, u32, u32)> {
 }
 
 /// The processes of a group. Zombies that are not ours to reap count as gone.
-fn group(of: u32) -> Vec<u32> {
+pub(super) fn group(of: u32) -> Vec<u32> {
     let pids =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|pid| {
@@ -186,12 +186,12 @@ fn a_stderr_that_is_held_open_delays_nothing_and_is_let_go() {
 fn a_signal_goes_to_the_whole_group() {
     let mut launched = family("trap 'exit 5' TERM");
     let pid = launched.process.pid();
-    launched.process.signal(Signal::SIGTERM);
+    launched.process.control().signal(Signal::SIGTERM);
     assert_eq!(exited(&mut launched).exit, Exit::Code(5));
     wait_for("the sleeper to end", || group(pid) == [pid]);
     // The group can be signalled as long as its leader is a zombie, and nothing comes of it.
-    launched.process.signal(Signal::SIGTERM);
-    launched.process.kill();
+    launched.process.control().signal(Signal::SIGTERM);
+    launched.process.control().signal(Signal::SIGKILL);
     assert_eq!(exited(&mut launched).exit, Exit::Code(5));
 }
 
@@ -199,8 +199,8 @@ fn a_signal_goes_to_the_whole_group() {
 fn a_stopped_process_can_be_killed() {
     let mut launched = launch("kill -STOP $$");
     let pid = launched.process.pid();
-    wait_for("it to stop", || stat(pid).is_some_and(|(state, ..)| state == 'T'));
-    launched.process.kill();
+    wait_for("it to stop", || stat(pid).is_some_and(|(state, ..)| state.eq_ignore_ascii_case(&'T')));
+    launched.process.control().signal(Signal::SIGKILL);
     assert_eq!(exited(&mut launched).exit.signal().unwrap(), "SIGKILL");
 }
 
@@ -268,7 +268,7 @@ fn the_link_is_both_stdin_and_stdout_and_ends_with_the_worker() {
     let mut byte = [0];
     let blocked = UnixStream::from(launched.socket.try_clone().unwrap()).read(&mut byte).unwrap_err();
     assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock, "our end does not block");
-    launched.process.kill();
+    launched.process.control().signal(Signal::SIGKILL);
     exited(&mut launched);
     // Nobody else holds the worker's end: not the command, not a sibling.
     assert_eq!(UnixStream::from(launched.socket.try_clone().unwrap()).read(&mut byte).unwrap(), 0);

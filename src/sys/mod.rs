@@ -8,6 +8,5 @@ pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod ready;
-pub(crate) mod readiness;
 pub(crate) mod signal;
 pub(crate) mod socket;

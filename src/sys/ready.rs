@@ -1,21 +1,23 @@
-//! Descriptors that a runtime watches. It neither reads nor writes them.
+//! Having the runtime tell when a descriptor can be read or written. It does neither itself.
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Has the current runtime say when a descriptor, which is to be non-blocking, is ready.
+/// Registers a non-blocking descriptor with the current runtime until the result is dropped. It is one registration per
+/// descriptor, not per open file.
 ///
 /// # Errors
 ///
-/// What `epoll_ctl` says: `EPERM` for an ordinary file, `ENOSPC` at the limit of watches.
+/// `EPERM` for what can't be waited for, a regular file for example; `ENOMEM` and `ENOSPC` of the kernel's tables.
 ///
 /// # Panics
 ///
-/// Outside a runtime.
-pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd is open, keeps its number and its description, and stays so inside the AsyncFd, which owns it.
-    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+/// Outside a runtime, or in one without I/O.
+pub(crate) fn watch(fd: impl Into<Arc<OwnedFd>>, interest: Interest) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: an owned descriptor behind an Arc stays the same and open for as long as the registration holds the Arc.
+    Ok(unsafe { AsyncFd::register_with_interest(fd.into(), interest) }?)
 }

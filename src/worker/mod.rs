@@ -61,13 +61,19 @@ pub(crate) enum Entry {
     NotPassed,
     /// [`Worker::init`] has returned.
     Main,
+    /// It is a worker.
+    Worker,
 }
 
 static PASSED: AtomicBool = AtomicBool::new(false);
 
 /// How this process was entered.
 pub(crate) fn entry() -> Entry {
-    if PASSED.load(Ordering::Acquire) { Entry::Main } else { Entry::NotPassed }
+    match parent() {
+        Some(_) => Entry::Worker,
+        None if PASSED.load(Ordering::Acquire) => Entry::Main,
+        None => Entry::NotPassed,
+    }
 }
 
 impl Worker {

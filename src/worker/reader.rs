@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::io::{Io, Shared};
 use super::leave;
-use crate::sys::readiness;
+use crate::sys::ready;
 
 /// Reads the link and writes it, as long as its turn is polled.
 ///
@@ -28,7 +28,7 @@ impl Reader {
     ///
     /// When the link can't be waited for, because it is a regular file for example.
     pub(super) fn new(shared: &Arc<Shared>) -> io::Result<Self> {
-        let input = readiness::register(Arc::clone(&shared.ends.input), Interest::READABLE)?;
+        let input = ready::watch(Arc::clone(&shared.ends.input), Interest::READABLE)?;
         Ok(Self { shared: Arc::clone(shared), input, output: None })
     }
 
@@ -68,7 +68,7 @@ impl Reader {
     fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let output = match self.output.take() {
             Some(output) => output,
-            None => readiness::register(Arc::clone(&self.shared.ends.output), Interest::WRITABLE)
+            None => ready::watch(Arc::clone(&self.shared.ends.output), Interest::WRITABLE)
                 .unwrap_or_else(|error| failed(&error)),
         };
         loop {

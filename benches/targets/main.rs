@@ -1,0 +1,218 @@
+//! Measures procpool beside what the machine itself can do, in one run: every workload is interleaved with a raw
+//! yardstick, because figures of different runs on a shared machine cannot be compared.
+//!
+//! ```text
+//! cargo bench --bench targets                      # everything, as a table
+//! cargo bench --bench targets -- --only W1,W2      # some of it
+//! cargo bench --bench targets -- --json out.jsonl  # one JSON object a line as well
+//! ```
+//!
+//! | workload | what | yardstick |
+//! |---|---|---|
+//! | W1 | one no-op in flight, p50 in us | epoll ping-pong over a socket pair |
+//! | W2 | 100 000 no-ops in a window of 1 024, tasks/s | windowed echo of frames over two socket pairs |
+//! | W2j, W2b | the same through `join_all` and `buffer_unordered` | the same |
+//! | W3 | echo of 64 KiB and 1 MiB as plain bytes, MB/s in and out | bulk echo over a socket pair |
+//! | W4 | pool of 2 and of 8, until every worker has answered, ms | none |
+//! | W7 | 1 000 Pareto sleeps over 2 and 8 workers, makespan | the bound max(sum / workers, longest) |
+
+mod table;
+mod yardstick;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::future::join_all;
+use procpool::{Context, Pool, Task, Worker};
+use serde::{Deserialize, Serialize};
+use table::Table;
+
+#[derive(Serialize, Deserialize)]
+struct Noop(u64);
+
+impl Task for Noop {
+    const NAME: &'static str = "noop";
+    type Output = u64;
+
+    async fn run(self, _: Context) -> u64 {
+        self.0
+    }
+}
+
+/// Bytes there and back, as serde_bytes would carry them: one length and one copy.
+#[derive(Serialize, Deserialize)]
+struct Bulk(#[serde(with = "serde_bytes")] Vec<u8>);
+
+impl Task for Bulk {
+    const NAME: &'static str = "bulk";
+    type Output = serde_bytes::ByteBuf;
+
+    async fn run(self, _: Context) -> serde_bytes::ByteBuf {
+        serde_bytes::ByteBuf::from(self.0)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Nap(u64);
+
+impl Task for Nap {
+    const NAME: &'static str = "nap";
+    type Output = ();
+
+    async fn run(self, _: Context) {
+        std::thread::sleep(Duration::from_micros(self.0));
+    }
+}
+
+const TASKS: u64 = 100_000;
+const WINDOW: usize = 1024;
+
+fn main() {
+    Worker::new().task::<Noop>().task::<Bulk>().task::<Nap>().init();
+    if std::env::args().nth(1).as_deref() == Some("yardstick") {
+        return yardstick::child();
+    }
+    let mut table = Table::from_args();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    if table.wants("W1") {
+        runtime.block_on(w1(&mut table));
+    }
+    if table.wants("W2") {
+        runtime.block_on(w2(&mut table));
+    }
+    if table.wants("W3") {
+        runtime.block_on(w3(&mut table));
+    }
+    if table.wants("W4") {
+        runtime.block_on(w4(&mut table));
+    }
+    if table.wants("W7") {
+        runtime.block_on(w7(&mut table));
+    }
+    table.finish();
+}
+
+async fn pool(workers: usize) -> Pool {
+    let pool = Pool::builder().workers(workers).build().await.expect("a pool");
+    while pool.stats().workers.iter().any(|worker| worker.state != procpool::WorkerState::Open) {
+        tokio::task::yield_now().await;
+    }
+    pool
+}
+
+async fn w1(table: &mut Table) {
+    let pool = pool(1).await;
+    let mut raw = yardstick::PingPong::start();
+    for _ in 0..9 {
+        let mut times = Vec::new();
+        for n in 0..2000 {
+            let start = Instant::now();
+            assert_eq!(pool.run(Noop(n)).await.expect("an answer"), n);
+            times.push(start.elapsed());
+        }
+        times.sort_unstable();
+        let p50 = times[times.len() / 2].as_secs_f64() * 1e6;
+        table.round("W1", "us", p50, raw.p50_us(2000));
+    }
+    table.judge("W1", |value, raw| (value / raw, "<= 1.5x", value / raw <= 1.5));
+}
+
+async fn w2(table: &mut Table) {
+    let pool = pool(2).await;
+    let mut raw = yardstick::Echo::start(2);
+    for round in 0..7 {
+        let frames = raw.frames_per_second(10 * TASKS, 256);
+        let windowed = rate(TASKS, window(&pool, TASKS)).await;
+        let joined = rate(TASKS, async {
+            for (n, answer) in join_all((0..TASKS).map(|n| pool.run(Noop(n)))).await.into_iter().enumerate() {
+                assert_eq!(answer.expect("an answer"), n as u64);
+            }
+        })
+        .await;
+        let buffered = rate(TASKS, async {
+            let mut answers = futures::stream::iter((0..TASKS).map(|n| pool.run(Noop(n)))).buffer_unordered(WINDOW);
+            while let Some(answer) = answers.next().await {
+                answer.expect("an answer");
+            }
+        })
+        .await;
+        if round > 0 {
+            table.round("W2", "tasks/s", windowed, frames);
+            table.round("W2j", "tasks/s", joined, frames);
+            table.round("W2b", "tasks/s", buffered, frames);
+        }
+    }
+    table.judge("W2", |value, raw| (value / raw, ">= 1.5 M/s", value >= 1.5e6));
+    table.judge("W2j", |value, raw| (value / raw, ">= 0.8 M/s", value >= 0.8e6));
+    table.judge("W2b", |value, raw| (value / raw, ">= 0.8 M/s", value >= 0.8e6));
+}
+
+/// Submits one by one and awaits the oldest when the window is full.
+async fn window(pool: &Pool, tasks: u64) {
+    let mut runs = VecDeque::with_capacity(WINDOW);
+    for n in 0..tasks {
+        if runs.len() == WINDOW {
+            let oldest: procpool::Run<u64> = runs.pop_front().expect("a full window");
+            oldest.await.expect("an answer");
+        }
+        runs.push_back(pool.run(Noop(n)));
+    }
+    for run in runs {
+        run.await.expect("an answer");
+    }
+}
+
+async fn rate(tasks: u64, work: impl Future<Output = ()>) -> f64 {
+    let start = Instant::now();
+    work.await;
+    tasks as f64 / start.elapsed().as_secs_f64()
+}
+
+async fn w3(table: &mut Table) {
+    let pool = pool(1).await;
+    for (name, size, count) in [("W3 64K", 64 << 10, 400_usize), ("W3 1M", 1 << 20, 60)] {
+        let mut raw = yardstick::Bulk::start();
+        for _ in 0..5 {
+            let bytes = vec![1; size];
+            let start = Instant::now();
+            for _ in 0..count {
+                assert_eq!(pool.run(Bulk(bytes.clone())).await.expect("an answer").len(), size);
+            }
+            let rate = (2 * size * count) as f64 / start.elapsed().as_secs_f64() / 1e6;
+            table.round(name, "MB/s", rate, raw.megabytes_per_second(size, count));
+        }
+        table.judge(name, |value, raw| (value / raw, "", true));
+    }
+}
+
+async fn w4(table: &mut Table) {
+    for (name, workers, limit) in [("W4 x2", 2, 2.5), ("W4 x8", 8, 9.0)] {
+        for _ in 0..15 {
+            let start = Instant::now();
+            let pool = Pool::builder().workers(workers).build().await.expect("a pool");
+            // Naps of 1 ms, so that no worker answers for another.
+            join_all((0..workers).map(|_| pool.run(Nap(1000)))).await;
+            let time = start.elapsed().as_secs_f64() * 1e3;
+            table.round(name, "ms", time, f64::NAN);
+            pool.abort().await;
+        }
+        table.judge(name, |value, _| (f64::NAN, if workers == 2 { "<= 2.5 ms" } else { "<= 9 ms" }, value <= limit));
+    }
+}
+
+async fn w7(table: &mut Table) {
+    for (name, workers, target) in [("W7 x2", 2, 1.08), ("W7 x8", 8, 1.20)] {
+        let naps = yardstick::pareto_us(1000);
+        let longest = naps.iter().copied().max().unwrap_or(0) as f64 / 1e6;
+        let bound = (naps.iter().sum::<u64>() as f64 / 1e6 / workers as f64).max(longest);
+        let pool = pool(workers).await;
+        let start = Instant::now();
+        join_all(naps.into_iter().map(|us| pool.run(Nap(us)))).await;
+        table.round(name, "s", start.elapsed().as_secs_f64(), bound);
+        table.judge(name, |value, bound| {
+            let shown = if workers == 2 { "<= 1.08x" } else { "<= 1.20x" };
+            (value / bound, shown, value / bound <= target)
+        });
+    }
+}

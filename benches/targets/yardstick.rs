@@ -1,0 +1,183 @@
+//! What the kernel itself can do, with nothing of procpool in it: the lengths that the workloads are laid beside.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+/// A frame of the windowed echo, and a message of the ping-pong.
+const FRAME: usize = 16;
+
+/// A child that echoes everything, and our non-blocking end of the socket pair to it.
+struct Peer {
+    child: Child,
+    socket: UnixStream,
+}
+
+impl Peer {
+    fn start() -> Self {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        let input = theirs.try_clone().expect("a descriptor");
+        let child = Command::new("/proc/self/exe")
+            .arg0("procpool-yardstick")
+            .arg("yardstick")
+            .stdin(Stdio::from(OwnedFd::from(input)))
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .expect("the yardstick's child");
+        ours.set_nonblocking(true).expect("a non-blocking socket");
+        Self { child, socket: ours }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs in the child: gives back what comes, as it comes.
+pub fn child() {
+    let mut input = std::io::stdin().lock();
+    let mut output = std::fs::File::from(OwnedFd::from(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().expect("a descriptor")));
+    let mut buffer = vec![0; 256 << 10];
+    while let Ok(n @ 1..) = input.read(&mut buffer) {
+        if output.write_all(&buffer[..n]).is_err() {
+            return;
+        }
+    }
+}
+
+fn epoll(peers: &[Peer], flags: EpollFlags) -> Epoll {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("epoll");
+    for (n, peer) in peers.iter().enumerate() {
+        epoll.add(&peer.socket, EpollEvent::new(flags, n as u64)).expect("epoll");
+    }
+    epoll
+}
+
+fn wait(epoll: &Epoll, events: &mut [EpollEvent]) -> usize {
+    epoll.wait(events, EpollTimeout::NONE).expect("epoll")
+}
+
+/// One message in flight.
+pub struct PingPong {
+    peer: [Peer; 1],
+}
+
+impl PingPong {
+    pub fn start() -> Self {
+        Self { peer: [Peer::start()] }
+    }
+
+    pub fn p50_us(&mut self, count: usize) -> f64 {
+        let epoll = epoll(&self.peer, EpollFlags::EPOLLIN);
+        let socket = &mut self.peer[0].socket;
+        let mut times = Vec::new();
+        let mut events = [EpollEvent::empty()];
+        for _ in 0..count {
+            let start = Instant::now();
+            socket.write_all(&[1; FRAME]).expect("a write");
+            wait(&epoll, &mut events);
+            let mut message = [0; FRAME];
+            socket.read_exact(&mut message).expect("a read");
+            times.push(start.elapsed());
+        }
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6
+    }
+}
+
+/// Many small frames in flight, coalesced both ways.
+pub struct Echo {
+    peers: Vec<Peer>,
+}
+
+impl Echo {
+    pub fn start(peers: usize) -> Self {
+        Self { peers: (0..peers).map(|_| Peer::start()).collect() }
+    }
+
+    pub fn frames_per_second(&mut self, frames: u64, window: usize) -> f64 {
+        let epoll = epoll(&self.peers, EpollFlags::EPOLLIN);
+        let start = Instant::now();
+        let mut left = frames as usize * FRAME;
+        for peer in &mut self.peers {
+            peer.socket.write_all(&vec![1; window * FRAME]).expect("a write");
+        }
+        let mut events = vec![EpollEvent::empty(); self.peers.len()];
+        let mut buffer = vec![0; window * FRAME];
+        // What is in flight at the end is read as well, so that the next round starts clean.
+        let mut owed = self.peers.len() * window * FRAME;
+        while owed > 0 {
+            let ready = wait(&epoll, &mut events);
+            for event in &events[..ready] {
+                let socket = &mut self.peers[event.data() as usize].socket;
+                let n = socket.read(&mut buffer).expect("a read");
+                owed -= n;
+                let more = n.min(left);
+                left -= more;
+                owed += more;
+                socket.write_all(&buffer[..more]).expect("a write");
+            }
+        }
+        frames as f64 / start.elapsed().as_secs_f64()
+    }
+}
+
+/// One large message in flight.
+pub struct Bulk {
+    peer: [Peer; 1],
+}
+
+impl Bulk {
+    pub fn start() -> Self {
+        Self { peer: [Peer::start()] }
+    }
+
+    /// Counts both directions.
+    pub fn megabytes_per_second(&mut self, size: usize, count: usize) -> f64 {
+        let epoll = epoll(&self.peer, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET);
+        let socket = &mut self.peer[0].socket;
+        let message = vec![1; size];
+        let mut answer = vec![0; size];
+        let mut events = [EpollEvent::empty()];
+        let start = Instant::now();
+        for _ in 0..count {
+            let (mut sent, mut received) = (0, 0);
+            while received < size {
+                let mut moved = false;
+                if sent < size
+                    && let Ok(n) = socket.write(&message[sent..])
+                {
+                    sent += n;
+                    moved = true;
+                }
+                if let Ok(n) = socket.read(&mut answer[received..]) {
+                    received += n;
+                    moved = true;
+                }
+                if !moved {
+                    wait(&epoll, &mut events);
+                }
+            }
+        }
+        (2 * size * count) as f64 / start.elapsed().as_secs_f64() / 1e6
+    }
+}
+
+/// The fixed list of naps: Pareto with shape 1.3 between 1 and 250 ms, from a linear congruential generator (Knuth's
+/// MMIX constants) so that every run has the same.
+pub fn pareto_us(count: usize) -> Vec<u64> {
+    let mut state: u64 = 42;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+    };
+    (0..count).map(|_| (1000.0 / uniform().powf(1.0 / 1.3)).min(250_000.0) as u64).collect()
+}

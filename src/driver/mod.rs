@@ -1,0 +1,222 @@
+//! Feeds the scheduler and performs its actions: one lock, one task per link, one for the clock. It decides nothing; what
+//! it has beyond the scheduler are payloads, reply slots and words.
+//!
+//! There is no channel and no central task on the way of a call: whoever submits puts the frame into its link's outbox
+//! under the lock and wakes the link's task, which writes everything that has gathered at once.
+
+mod report;
+mod session;
+mod state;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::poll_fn;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind};
+use crate::event::Stats;
+use crate::id::{TaskId, WorkerId};
+use crate::launch::Launcher;
+use crate::sched::{Config, Input};
+use crate::task::Task;
+use state::State;
+
+/// A running pool, as the typed front sees it. Clones are the same pool; it ends with `abort`, not with the last clone.
+#[derive(Clone)]
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+}
+
+/// What the tasks of a pool share.
+struct Shared {
+    state: Mutex<State>,
+    launcher: Box<dyn Launcher>,
+    /// Where the tasks of links and clock run: the runtime that built the pool.
+    runtime: Handle,
+    /// The largest message, in bytes.
+    limit: u32,
+    /// The life of the pool; written under the lock, read by `started` and `closed`.
+    life: watch::Sender<Life>,
+}
+
+/// How far a pool's life has come.
+#[derive(Clone, Debug)]
+enum Life {
+    /// No worker has opened yet.
+    Starting,
+    /// A worker has opened.
+    Started,
+    /// Workers could not be started.
+    Failed(Error),
+    /// No tasks, no workers.
+    Closed,
+}
+
+impl Driver {
+    /// Starts a pool on the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// When this is no runtime, or the clock's thread cannot be started.
+    pub(crate) fn start(config: Config, limit: u32, launcher: Box<dyn Launcher>) -> Result<Self, Error> {
+        let runtime = Handle::try_current().map_err(|_| {
+            Error::new(ErrorKind::Launch, "a pool was built outside of a tokio runtime")
+                .with(|report| report.advice = Some("call build() in an async function that tokio runs".into()))
+        })?;
+        let life = watch::Sender::new(Life::Starting);
+        let state = Mutex::new(State::new(config, limit, life.clone())?);
+        let shared = Arc::new(Shared { state, launcher, runtime, limit, life });
+        let clock = Fuse::new(&shared, None);
+        shared.runtime.spawn(clock_task(clock));
+        shared.with(|state, now| state.handle(now, Input::Start));
+        Ok(Self { shared })
+    }
+
+    /// Resolves when the first worker has opened.
+    ///
+    /// # Errors
+    ///
+    /// When no worker could be started.
+    pub(crate) async fn started(&self) -> Result<(), Error> {
+        let mut life = self.shared.life.subscribe();
+        match life.wait_for(|life| !matches!(life, Life::Starting)).await.as_deref() {
+            Ok(Life::Failed(error)) => Err(error.clone()),
+            Ok(Life::Closed) | Err(_) => Err(report::closed()),
+            Ok(Life::Starting | Life::Started) => Ok(()),
+        }
+    }
+
+    /// Resolves when there are no tasks and no workers any more, after `shutdown`, `drain` or `abort`.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut life = self.shared.life.subscribe();
+        async move {
+            // The sender lives as long as the pool's tasks, and they end with Closed.
+            let _ = life.wait_for(|life| matches!(life, Life::Closed)).await;
+        }
+    }
+
+    /// The largest message, in bytes.
+    pub(crate) fn limit(&self) -> u32 {
+        self.shared.limit
+    }
+
+    /// Submits a task whose input has been encoded.
+    ///
+    /// # Errors
+    ///
+    /// When the workers do not know the task, or another version of it.
+    pub(crate) fn submit<T: Task>(&self, input: Bytes) -> Result<TaskId, Error> {
+        self.shared.with(|state, now| state.submit::<T>(now, input))
+    }
+
+    /// Asks for a task's answer; once ready, the task is forgotten.
+    pub(crate) fn poll_answer(&self, task: TaskId, cx: &Context<'_>) -> Poll<Result<Bytes, Error>> {
+        let (answer, _old) = self.shared.lock(|state| state.poll_answer(task, cx));
+        answer
+    }
+
+    /// Tells a task to stop. Its answer can still be asked for.
+    pub(crate) fn cancel(&self, task: TaskId) {
+        self.shared.with(|state, now| state.handle(now, Input::Cancel { task }));
+    }
+
+    /// Nobody will ask for the task's answer any more.
+    pub(crate) fn release(&self, task: TaskId, cancel: bool) {
+        let _old = self.shared.with(|state, now| {
+            let (waits, waker) = state.release(task);
+            if waits && cancel {
+                state.handle(now, Input::Cancel { task });
+            }
+            waker
+        });
+    }
+
+    pub(crate) fn shutdown(&self, limit: Duration) {
+        self.shared.with(|state, now| state.handle(now, Input::Shutdown { limit }));
+    }
+
+    pub(crate) fn drain(&self) {
+        self.shared.with(|state, now| state.handle(now, Input::Drain));
+    }
+
+    /// Ends everything now. Works in any thread, outside of a runtime, and when the pool's runtime is gone: the kills are
+    /// ordered before this returns.
+    pub(crate) fn abort(&self) {
+        self.shared.with(|state, now| state.abort(now));
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.shared.with(|state, now| state.stats(now))
+    }
+}
+
+impl Shared {
+    /// Runs `f` under the lock; then, without it, wakes whoever is concerned and starts the links that were decided on.
+    fn with<R>(self: &Arc<Self>, f: impl FnOnce(&mut State, Instant) -> R) -> R {
+        let (result, woken, launches) = self.lock(|state| {
+            let result = f(state, Instant::now());
+            state.rearm();
+            (result, std::mem::take(&mut state.woken), std::mem::take(&mut state.launches))
+        });
+        for worker in launches {
+            // A runtime that is shutting down drops the future at once, and the fuse with it: not under the lock.
+            self.runtime.spawn(session::run(Fuse::new(self, Some(worker))));
+        }
+        for waker in woken {
+            waker.wake();
+        }
+        result
+    }
+
+    fn lock<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        // A panic under the lock is a bug of ours, caught by nobody; a poisoned state still serves the other callers.
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Calls the scheduler when its time has come.
+///
+/// The waking is done by a thread of our own, not by tokio's clock: that one may be paused, or not be there at all. The
+/// deciding is done here, on the runtime that serves the links, so that a blocked runtime shows as a late tick.
+async fn clock_task(mut fuse: Fuse) {
+    let shared = Arc::clone(&fuse.shared);
+    poll_fn(|cx| shared.with(|state, now| state.poll_clock(now, cx))).await;
+    fuse.done();
+}
+
+/// Held by each task of a pool. When the runtime drops the task before it has ended, the pool ends.
+struct Fuse {
+    shared: Arc<Shared>,
+    worker: Option<WorkerId>,
+    burning: bool,
+}
+
+impl Fuse {
+    fn new(shared: &Arc<Shared>, worker: Option<WorkerId>) -> Self {
+        Self { shared: Arc::clone(shared), worker, burning: true }
+    }
+
+    fn done(&mut self) {
+        self.burning = false;
+    }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        if !self.burning {
+            return;
+        }
+        let worker = self.worker;
+        self.shared.with(|state, now| {
+            state.abort(now);
+            if let Some(worker) = worker {
+                state.lost(now, worker, u64::MAX, None);
+                state.left(worker);
+            }
+        });
+    }
+}

@@ -1,0 +1,199 @@
+//! How failures are worded: what happened, to which task on which worker, and what the reader can do about it.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Exit};
+use crate::id::{TaskId, WorkerId};
+use crate::wire::VERSION;
+use crate::wire::frame::{Ready, TaskType, Verdict};
+
+/// How much of a worker's last line goes into a one-line message.
+const LINE: usize = 120;
+
+/// What errors say about a task.
+pub(super) struct About {
+    pub(super) task: TaskId,
+    pub(super) name: Option<Cow<'static, str>>,
+    pub(super) worker: Option<WorkerId>,
+    pub(super) pid: Option<u32>,
+    pub(super) attempts: u32,
+}
+
+/// What is known about a worker's end.
+#[derive(Default)]
+pub(super) struct Death {
+    pub(super) pid: Option<u32>,
+    pub(super) exit: Option<Exit>,
+    pub(super) stderr: String,
+    /// What it wrote where a greeting belongs.
+    pub(super) stray: Option<String>,
+    /// Which rule it broke.
+    pub(super) fault: Option<String>,
+    /// Why it could not even be launched.
+    pub(super) start: Option<Error>,
+}
+
+impl About {
+    fn error(self, kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Error {
+        self.add(Error::new(kind, message))
+    }
+
+    fn add(self, error: Error) -> Error {
+        error.with(|report| {
+            report.task = Some(self.task);
+            report.task_name = self.name;
+            report.worker = self.worker.or(report.worker);
+            report.pid = self.pid.or(report.pid);
+            report.attempts = self.attempts;
+        })
+    }
+}
+
+/// What the caller gets when its worker answered.
+pub(super) fn answered(about: About, verdict: Verdict, body: Bytes) -> Result<Bytes, Error> {
+    let error = match verdict {
+        Verdict::Returned => return Ok(body),
+        Verdict::Panicked { message, location } => {
+            let place = location.map_or_else(String::new, |location| format!(" at {location}"));
+            about.error(ErrorKind::Panicked, format!("it panicked{place}: {message}"))
+        }
+        Verdict::UnknownTask => about.error(ErrorKind::UnknownTask, "its worker does not know it"),
+        Verdict::BadInput { reason } => {
+            return Err(about
+                .error(ErrorKind::Codec, format!("its input could not be decoded: {reason}"))
+                .with(|report| report.advice = Some(CODEC_ADVICE.into())));
+        }
+        Verdict::BadOutput { reason } => about
+            .error(ErrorKind::Codec, format!("its output could not be encoded: {reason}"))
+            .with(|report| report.advice = Some(CODEC_ADVICE.into())),
+        Verdict::TooLarge { bytes } => about
+            .error(ErrorKind::LimitExceeded, format!("its output of {bytes} bytes is larger than a message may be"))
+            .with(|report| report.advice = Some("raise PoolBuilder::message_limit or return less at once".into())),
+        // The scheduler does not call this an answer.
+        Verdict::Cancelled { .. } => about.error(ErrorKind::Cancelled, "it was cancelled"),
+    };
+    Err(error.with(|report| report.may_have_run = true))
+}
+
+/// The format has limits of its own; everybody meets the same few.
+const CODEC_ADVICE: &str = "postcard is not self-describing: untagged and internally tagged enums, flatten and \
+                            skip_serializing_if do not work";
+
+/// What the caller gets when there is no answer.
+pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start: Option<&Error>) -> Error {
+    let exit = death.and_then(|death| death.exit);
+    let ended = || exit.map_or_else(|| "was lost".to_owned(), |exit| exit.to_string());
+    let error = match kind {
+        ErrorKind::Cancelled => match exit {
+            None => about.error(kind, "it was cancelled"),
+            Some(_) => about.error(kind, "it was cancelled and did not stop: its worker was killed"),
+        },
+        ErrorKind::Closed => about.add(closed()),
+        ErrorKind::Launch => about.add(start.cloned().unwrap_or_else(|| Error::new(kind, "no worker could be started"))),
+        ErrorKind::Crashed => about.error(kind, format!("its worker {}", ended())),
+        ErrorKind::Collateral => about
+            .error(kind, "its worker was killed because another task on it did not stop")
+            .with(|report| report.advice = Some("run it again, or give workers one slot".into())),
+        ErrorKind::Unresponsive => about.error(kind, "its worker stopped answering and was killed"),
+        ErrorKind::Protocol => {
+            let fault = death.and_then(|death| death.fault.as_deref());
+            let fault = fault.unwrap_or("it answered for a task that it does not hold");
+            about.error(kind, format!("its worker broke the protocol and was killed: {fault}"))
+        }
+        _ => about.error(kind, "it failed"),
+    };
+    let Some(death) = death else { return error };
+    error.with(|report| {
+        report.exit = death.exit;
+        report.pid = report.pid.or(death.pid);
+        report.stderr.clone_from(&death.stderr);
+        if kind == ErrorKind::Crashed
+            && let Some(line) = last_line(&death.stderr)
+        {
+            report.advice = Some(format!("its last words: {line}").into());
+        }
+    })
+}
+
+/// Why a worker never took tasks.
+pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
+    if let Some(start) = &death.start {
+        return start.clone().with(|report| report.worker = Some(worker));
+    }
+    let message = match (&death.fault, death.exit) {
+        (Some(fault), _) => format!("a worker was refused: {fault}"),
+        (None, Some(exit)) => format!("a worker {exit} before it took tasks"),
+        (None, None) => "a worker did not start in time".to_owned(),
+    };
+    Error::new(ErrorKind::Launch, message).with(|report| {
+        report.worker = Some(worker);
+        report.pid = death.pid;
+        report.exit = death.exit;
+        report.stderr.clone_from(&death.stderr);
+        report.advice = match (&death.stray, last_line(&death.stderr)) {
+            (Some(stray), _) if stray.contains("running 0 tests") => Some(
+                "this test binary has no worker entry: put procpool::worker_test!(Worker::new()…) into it".into(),
+            ),
+            (_, Some(line)) => Some(format!("its last words: {line}").into()),
+            (Some(stray), None) => Some(format!("it wrote {stray} where a worker greets").into()),
+            (None, None) => Some("does its program begin with Worker::new()…init()?".into()),
+        };
+    })
+}
+
+/// What is wrong with a worker's greeting, if anything is.
+pub(super) fn unfit(ready: &Ready, nonce: &[u8; 16], table: &[TaskType]) -> Option<String> {
+    if ready.version != VERSION {
+        return Some(format!("it speaks version {} of the protocol, this pool {VERSION}", ready.version));
+    }
+    if ready.nonce != *nonce {
+        return Some("it did not repeat the nonce of its greeting".to_owned());
+    }
+    if !table.is_empty() && ready.tasks != table {
+        return Some("it has another table of tasks than the workers before it: the program has changed".to_owned());
+    }
+    None
+}
+
+/// The position of a task type in the workers' table.
+///
+/// # Errors
+///
+/// When it is not there, or not the same.
+pub(super) fn find(table: &[TaskType], ours: &TaskType) -> Result<u32, Error> {
+    let Some(position) = table.iter().position(|theirs| theirs.name == ours.name) else {
+        let known = table.iter().map(|theirs| &*theirs.name).collect::<Vec<_>>().join(", ");
+        return Err(Error::new(ErrorKind::UnknownTask, format!("the workers know no task of that name, only: {known}"))
+            .with(|report| {
+                report.task_name = Some(ours.name.clone());
+                report.advice = Some(format!("add .task::<{}>() to the Worker", ours.input).into());
+            }));
+    };
+    let theirs = &table[position];
+    if theirs != ours {
+        let show = |side: &TaskType| format!("version {} {} -> {}", side.version, side.input, side.output);
+        let message = format!("the workers' task of that name is {}, ours is {}", show(theirs), show(ours));
+        return Err(Error::new(ErrorKind::UnknownTask, message).with(|report| {
+            report.task_name = Some(ours.name.clone());
+            report.advice = Some("build both sides from the same sources".into());
+        }));
+    }
+    u32::try_from(position).map_err(|_| too_many())
+}
+
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the pool is closed")
+}
+
+pub(super) fn too_many() -> Error {
+    Error::new(ErrorKind::LimitExceeded, "the pool's tables are full")
+}
+
+/// The last line that says something, shortened.
+fn last_line(text: &str) -> Option<String> {
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?.trim();
+    let shown: String = line.chars().take(LINE).collect();
+    Some(if shown.len() < line.len() { format!("{shown}…") } else { shown })
+}

@@ -1,0 +1,210 @@
+//! The task of one link: it brings its worker to life, moves frames between link and state, takes the lock once per
+//! batch, and sees the worker out. What the frames mean is the state's business.
+//!
+//! ```text
+//!  launch ─▶ Hello ─▶ ( read what is ready ─▶ state ─▶ outbox ─▶ write once )* ─▶ the process has ended
+//!                                                                                     │
+//!          reap ◀─ kill the group ◀─ Lost ◀─ deliver complete frames ◀─ drain the link┘
+//! ```
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use futures::future::{FutureExt, poll_fn};
+
+use super::report::Death;
+use super::{Fuse, Shared};
+use crate::id::WorkerId;
+use crate::launch::process::{Exited, Process};
+use crate::launch::Launched;
+use crate::link::{Link, Socket};
+use crate::sched::Input;
+use crate::sys::memory::Page;
+use crate::sys::process::start_time;
+use crate::wire::codec::{Message, Violation};
+use crate::wire::frame::{Ancestor, Hello, Limits, Sandbox, ToParent, ToWorker};
+use crate::{error::Error, wire};
+
+/// How often a link's task goes round before it lets the runtime's other tasks have a turn.
+const ROUNDS: usize = 16;
+
+/// The life of one link.
+pub(super) async fn run(mut fuse: Fuse) {
+    let Some(worker) = fuse.worker else { return };
+    let shared = Arc::clone(&fuse.shared);
+    match launch(&shared, worker).await {
+        Ok(mut session) => {
+            poll_fn(|cx| session.poll(cx)).await;
+            session.process.gone().await;
+        }
+        Err(error) => {
+            let death = Death { start: error, ..Death::default() };
+            shared.with(|state, now| state.lost(now, worker, 0, Some(death)));
+        }
+    }
+    fuse.done();
+    shared.with(|state, _| state.left(worker));
+}
+
+/// Starts the worker and greets it. `Err(None)`: it was no longer wanted.
+async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Option<Error>> {
+    let mut launching = pin!(shared.launcher.launch(worker));
+    let launched = poll_fn(|cx| {
+        if let Poll::Ready(launched) = launching.poll_unpin(cx) {
+            return Poll::Ready(launched.map_err(Some));
+        }
+        shared.lock(|state| match state.port_mut(worker) {
+            Some(port) if !port.doomed => {
+                port.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(Err(None)),
+        })
+    });
+    let Launched { socket, page, process } = launched.await?;
+    let socket = Socket::new(socket).map_err(|error| {
+        Some(Error::new(crate::error::ErrorKind::Launch, format!("failed to watch a worker's socket: {error}")))
+    })?;
+    let nonce = nonce();
+    shared.with(|state, _| {
+        state.launched(worker, process.control());
+        state.send(worker, &ToWorker::Hello(hello(worker, nonce, shared.limit)));
+    });
+    Ok(Session {
+        link: Link::new(socket, shared.limit),
+        shared: Arc::clone(shared),
+        worker,
+        process,
+        page,
+        nonce,
+        batch: Vec::new(),
+        receiving: true,
+        sending: true,
+    })
+}
+
+/// A link and its process while they live. Dropped, it kills what is left of the worker's group and has it reaped.
+struct Session {
+    shared: Arc<Shared>,
+    worker: WorkerId,
+    link: Link<Socket>,
+    page: Option<Page>,
+    process: Process,
+    nonce: [u8; 16],
+    batch: Vec<Message<ToParent>>,
+    receiving: bool,
+    sending: bool,
+}
+
+impl Session {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..ROUNDS {
+            let mut trouble = None;
+            let mut received = false;
+            if self.receiving
+                && let Poll::Ready(result) = self.link.poll_receive(cx, &mut self.batch)
+            {
+                received = true;
+                self.receiving = matches!(result, Ok(true));
+                trouble = result.err();
+            }
+            let exited = match self.process.poll_exited(cx) {
+                Poll::Ready(exited) => Some(exited),
+                Poll::Pending => None,
+            };
+            if exited.is_some() && self.receiving {
+                trouble = self.link.drain(&mut self.batch).err();
+            }
+            if !self.exchange(received, trouble, cx) {
+                return Poll::Ready(());
+            }
+            if let Some(exited) = exited {
+                self.lost(exited);
+                return Poll::Ready(());
+            }
+            let sent = self.send(cx);
+            if !received && !sent {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One turn under the lock: in with what was received, out with what is to be sent. `false` when the worker has been
+    /// given up.
+    fn exchange(&mut self, received: bool, trouble: Option<Violation>, cx: &Context<'_>) -> bool {
+        let Self { shared, worker, link, nonce, batch, receiving, sending, .. } = self;
+        let worker = *worker;
+        shared.with(|state, now| {
+            for Message { frame, body } in batch.drain(..) {
+                state.receive(now, worker, nonce, frame, body);
+            }
+            match trouble {
+                Some(violation) => state.violated(now, worker, violation.to_string()),
+                None if received && !*receiving => state.handle(now, Input::HungUp { worker }),
+                None => {}
+            }
+            let Some(port) = state.port_mut(worker) else { return false };
+            if !*sending {
+                port.outbox.clear();
+            } else if link.is_flushed() {
+                link.load(&mut port.outbox);
+            }
+            port.waker = Some(cx.waker().clone());
+            true
+        })
+    }
+
+    /// Writes what there is. Whether everything was written and there may be more.
+    fn send(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.sending || self.link.is_flushed() {
+            return false;
+        }
+        match self.link.poll_send(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => {
+                // It is dead or dying, and its process will say so. What it wrote before is still received.
+                self.sending = false;
+                false
+            }
+            Poll::Pending => false,
+        }
+    }
+
+    fn lost(&mut self, exited: Exited) {
+        let begun = self.page.as_ref().map_or(u64::MAX, |page| page.begun().load(Ordering::Acquire));
+        let death = Death {
+            exit: Some(exited.exit),
+            pid: Some(self.process.pid()),
+            stderr: self.process.stderr_tail(),
+            stray: self.link.stray(),
+            ..Death::default()
+        };
+        self.shared.with(|state, now| state.lost(now, self.worker, begun, Some(death)));
+    }
+}
+
+fn hello(worker: WorkerId, nonce: [u8; 16], limit: u32) -> Hello {
+    let pid = std::process::id();
+    Hello {
+        version: wire::VERSION,
+        worker,
+        nonce,
+        ancestors: start_time(pid).map(|start| Ancestor { pid, start }).into_iter().collect(),
+        depth: 1,
+        limits: Limits { message: limit, slots: 1 },
+        sandbox: Sandbox::Contain,
+        log: 0,
+    }
+}
+
+/// Sixteen bytes that nobody can guess by accident: the standard library seeds its hashers from the system.
+fn nonce() -> [u8; 16] {
+    let word = || RandomState::new().build_hasher().finish();
+    (u128::from(word()) << 64 | u128::from(word())).to_le_bytes()
+}

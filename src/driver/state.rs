@@ -1,0 +1,455 @@
+//! What the lock of a pool guards: the scheduler, the table of calls, the table of ports. It performs actions by
+//! writing into outboxes and reply slots; it never waits and never does I/O.
+
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use nix::sys::signal::Signal;
+use slab::Slab;
+use tokio::sync::watch;
+
+use super::Life;
+use super::report::{self, About, Death};
+use crate::error::Error;
+use crate::event::Stats;
+use crate::id::{TaskId, WorkerId};
+use crate::launch::process::Control;
+use crate::launch::service::Alarm;
+use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler};
+use crate::task::{Task, describe};
+use crate::wire::codec::Codec;
+use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Verdict};
+
+pub(super) struct State {
+    sched: Scheduler,
+    calls: Slab<Call>,
+    /// By the worker's slot.
+    ports: Vec<Option<Port>>,
+    codec: Codec<ToParent>,
+    /// What the workers can do; from the first one's greeting, and every other must bring the same.
+    table: Vec<TaskType>,
+    /// Positions in the table of the types that were used.
+    kinds: HashMap<TypeId, u32>,
+    /// Counts submissions.
+    serial: u32,
+    /// Why a worker could not be started, the last time.
+    start_error: Option<Error>,
+    alarm: Alarm,
+    /// The clock's task, and when the alarm will wake it.
+    clock: Option<Waker>,
+    armed: Option<Instant>,
+    /// The scheduler has no tasks and no workers any more and wants none.
+    ended: bool,
+    life: watch::Sender<Life>,
+    /// To be woken when the lock is free.
+    pub(super) woken: Vec<Waker>,
+    /// Links to be started when the lock is free.
+    pub(super) launches: Vec<WorkerId>,
+}
+
+/// A task from its submission until its answer is fetched.
+struct Call {
+    serial: u32,
+    /// Position in the table.
+    kind: u32,
+    /// Whether somebody will still ask for the answer.
+    wanted: bool,
+    phase: Phase,
+}
+
+enum Phase {
+    /// The input is kept until the answer is there: a task that had not begun when its worker died is sent again.
+    Waiting { input: Bytes, waker: Option<Waker> },
+    Answered(Result<Bytes, Error>),
+}
+
+/// The state's side of a link; the other is the link's task, which looks here whenever it is woken.
+pub(super) struct Port {
+    worker: WorkerId,
+    /// Frames to send.
+    pub(super) outbox: BytesMut,
+    pub(super) waker: Option<Waker>,
+    /// Reaches the process from any thread. `None` while it is being launched.
+    control: Option<Control>,
+    /// The worker is to be killed: a launch that is still under way is dropped.
+    pub(super) doomed: bool,
+    /// Which rule the worker broke.
+    fault: Option<String>,
+    /// Whether it has taken tasks.
+    opened: bool,
+}
+
+/// What the driver holds while the scheduler decides what it means.
+enum Hand<'a> {
+    Empty,
+    Answer { about: About, verdict: Verdict, body: Bytes },
+    Death(&'a Death),
+}
+
+impl State {
+    pub(super) fn new(config: Config, limit: u32, life: watch::Sender<Life>) -> Result<Self, Error> {
+        Ok(Self {
+            sched: Scheduler::new(config),
+            calls: Slab::new(),
+            ports: Vec::new(),
+            codec: Codec::new(limit),
+            table: Vec::new(),
+            kinds: HashMap::new(),
+            serial: 0,
+            start_error: None,
+            alarm: Alarm::new()?,
+            clock: None,
+            armed: None,
+            ended: false,
+            life,
+            woken: Vec::new(),
+            launches: Vec::new(),
+        })
+    }
+
+    pub(super) fn handle(&mut self, now: Instant, input: Input) {
+        self.handle_with(now, input, Hand::Empty);
+    }
+
+    fn handle_with(&mut self, now: Instant, input: Input, mut hand: Hand<'_>) {
+        self.sched.handle(now, input);
+        while let Some(action) = self.sched.poll_action() {
+            self.perform(action, &mut hand);
+        }
+    }
+
+    pub(super) fn submit<T: Task>(&mut self, now: Instant, input: Bytes) -> Result<TaskId, Error> {
+        let kind = self.kind::<T>()?;
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        let phase = Phase::Waiting { input, waker: None };
+        let index = self.calls.insert(Call { serial, kind, wanted: true, phase });
+        let Ok(index) = u32::try_from(index) else {
+            self.calls.remove(index);
+            return Err(report::too_many());
+        };
+        let task = TaskId::new(serial, index);
+        self.handle(now, Input::Submit { task });
+        Ok(task)
+    }
+
+    /// Asks for an answer. The waker that is given back is to be dropped when the lock is free: with some executors it is
+    /// the last thing that holds its task, and with it perhaps another `Run`.
+    pub(super) fn poll_answer(
+        &mut self,
+        task: TaskId,
+        cx: &Context<'_>,
+    ) -> (Poll<Result<Bytes, Error>>, Option<Waker>) {
+        let Some(call) = self.calls.get_mut(task.slot()).filter(|call| call.serial == task.serial) else {
+            return (Poll::Ready(Err(report::closed())), None);
+        };
+        if let Phase::Waiting { waker, .. } = &mut call.phase {
+            let known = waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            let old = if known { None } else { waker.replace(cx.waker().clone()) };
+            return (Poll::Pending, old);
+        }
+        match self.calls.remove(task.slot()).phase {
+            Phase::Answered(answer) => (Poll::Ready(answer), None),
+            Phase::Waiting { waker, .. } => (Poll::Pending, waker),
+        }
+    }
+
+    /// Notes that nobody will ask for the answer. Whether there is still something to cancel, and a waker to be dropped
+    /// as in `poll_answer`.
+    pub(super) fn release(&mut self, task: TaskId) -> (bool, Option<Waker>) {
+        let Some(call) = self.calls.get_mut(task.slot()).filter(|call| call.serial == task.serial) else {
+            return (false, None);
+        };
+        call.wanted = false;
+        if let Phase::Waiting { waker, .. } = &mut call.phase {
+            return (true, waker.take());
+        }
+        self.calls.remove(task.slot());
+        (false, None)
+    }
+
+    /// Ends everything. The kills do not wait for the links' tasks, whose runtime may never run again.
+    pub(super) fn abort(&mut self, now: Instant) {
+        self.handle(now, Input::Abort);
+        for port in self.ports.iter_mut().flatten() {
+            if let Some(control) = port.control.take() {
+                control.release();
+            }
+        }
+    }
+
+    pub(super) fn stats(&self, now: Instant) -> Stats {
+        let mut stats = self.sched.stats(now);
+        for worker in &mut stats.workers {
+            worker.pid = self.port(worker.id).and_then(|port| port.control.as_ref()).map(Control::pid);
+        }
+        stats
+    }
+
+    /// Calls the scheduler if it is time and arms the alarm for the next time. Ready when the pool is closed.
+    pub(super) fn poll_clock(&mut self, now: Instant, cx: &Context<'_>) -> Poll<()> {
+        if matches!(*self.life.borrow(), Life::Closed) {
+            return Poll::Ready(());
+        }
+        if self.sched.poll_timeout().is_some_and(|at| at <= now) {
+            self.handle(now, Input::Tick);
+        }
+        self.clock = Some(cx.waker().clone());
+        self.armed = None;
+        Poll::Pending
+    }
+
+    /// Makes sure that the clock's task is woken in time. It may be woken too early: then it looks and sleeps on.
+    pub(super) fn rearm(&mut self) {
+        let (Some(clock), Some(at)) = (&self.clock, self.sched.poll_timeout()) else { return };
+        if self.armed.is_none_or(|armed| at < armed) {
+            self.alarm.set(at, clock);
+            self.armed = Some(at);
+        }
+    }
+
+    pub(super) fn port(&self, worker: WorkerId) -> Option<&Port> {
+        self.ports.get(worker.slot())?.as_ref().filter(|port| port.worker == worker)
+    }
+
+    pub(super) fn port_mut(&mut self, worker: WorkerId) -> Option<&mut Port> {
+        self.ports.get_mut(worker.slot())?.as_mut().filter(|port| port.worker == worker)
+    }
+
+    /// The worker's process runs.
+    pub(super) fn launched(&mut self, worker: WorkerId, control: Control) {
+        match self.port_mut(worker) {
+            Some(port) if !port.doomed => port.control = Some(control),
+            _ => control.release(),
+        }
+    }
+
+    /// The worker broke a rule.
+    pub(super) fn violated(&mut self, now: Instant, worker: WorkerId, fault: String) {
+        if let Some(port) = self.port_mut(worker) {
+            port.fault.get_or_insert(fault);
+            self.handle(now, Input::Violated { worker });
+        }
+    }
+
+    /// The worker is gone and everything that it said has been handled.
+    pub(super) fn lost(&mut self, now: Instant, worker: WorkerId, begun: u64, death: Option<Death>) {
+        let mut death = death.unwrap_or_default();
+        if let Some(port) = self.port(worker) {
+            death.pid = death.pid.or_else(|| port.control.as_ref().map(Control::pid));
+            death.fault = death.fault.or_else(|| port.fault.clone());
+            if !port.opened {
+                self.start_error = Some(report::not_started(worker, &death));
+            }
+        }
+        self.handle_with(now, Input::Lost { worker, begun }, Hand::Death(&death));
+    }
+
+    /// The worker's process has been reaped, or was given up: nothing of it is left here.
+    pub(super) fn left(&mut self, worker: WorkerId) {
+        if let Some(port) = self.ports.get_mut(worker.slot()).and_then(|place| place.take_if(|p| p.worker == worker)) {
+            self.woken.extend(port.waker);
+        }
+        self.close();
+    }
+
+    /// Handles one frame from a worker.
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        nonce: &[u8; 16],
+        frame: ToParent,
+        body: Bytes,
+    ) {
+        match frame {
+            ToParent::Ready(ready) => match report::unfit(&ready, nonce, &self.table) {
+                Some(fault) => self.violated(now, worker, fault),
+                None => {
+                    self.table = ready.tasks;
+                    self.handle(now, Input::Ready { worker });
+                }
+            },
+            ToParent::Open(_) => {
+                if let Some(port) = self.port_mut(worker) {
+                    port.opened = true;
+                }
+                self.handle(now, Input::Open { worker });
+            }
+            ToParent::Done { task, attempt, used_us: _, verdict } => {
+                let answer = match verdict {
+                    Verdict::Cancelled { began } => Answer::Cancelled { began },
+                    _ => Answer::Finished,
+                };
+                let about = self.about(task, Some(worker), attempt);
+                let hand = Hand::Answer { about, verdict, body };
+                self.handle_with(now, Input::Done { worker, task, attempt, answer }, hand);
+            }
+            ToParent::Bye => self.handle(now, Input::Bye { worker }),
+            ToParent::Ping { nonce } => {
+                self.send(worker, &ToWorker::Pong { nonce });
+                self.handle(now, Input::Heard { worker });
+            }
+            ToParent::Pong { .. } | ToParent::Nudge => self.handle(now, Input::Heard { worker }),
+            ToParent::Started { .. }
+            | ToParent::Recalled { .. }
+            | ToParent::Item { .. }
+            | ToParent::Chunk { .. }
+            | ToParent::Log { .. }
+            | ToParent::Usage { .. }
+            | ToParent::Lease { .. }
+            | ToParent::Granted { .. }
+            | ToParent::Returned { .. } => {
+                self.violated(now, worker, "it sent a frame that nobody had asked for".to_owned());
+            }
+        }
+    }
+
+    /// Puts a frame into a worker's outbox and sees to it that its link's task looks there.
+    pub(super) fn send(&mut self, worker: WorkerId, frame: &ToWorker) {
+        self.send_with(worker, frame, &[]);
+    }
+
+    fn send_with(&mut self, worker: WorkerId, frame: &ToWorker, body: &[u8]) {
+        let codec = self.codec.clone();
+        let Some(port) = self.port_mut(worker) else { return };
+        let sent = codec.encode_with(frame, &mut port.outbox, |out| {
+            out.extend_from_slice(body);
+            Ok(())
+        });
+        // Sizes are checked where inputs are encoded.
+        debug_assert!(sent.is_ok(), "{sent:?}");
+        let waker = port.waker.take();
+        self.woken.extend(waker);
+    }
+
+    fn perform(&mut self, action: Action, hand: &mut Hand<'_>) {
+        match action {
+            Action::Launch { worker } => self.launch(worker),
+            Action::Run { worker, task, attempt } => self.send_run(worker, task, attempt),
+            Action::Cancel { worker, task, grace } => {
+                let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+                self.send(worker, &ToWorker::Cancel { task, grace_ms });
+            }
+            Action::Drain { worker } => self.send(worker, &ToWorker::Drain),
+            Action::Ping { worker } => self.send(worker, &ToWorker::Ping { nonce: 0 }),
+            Action::Terminate { worker } => {
+                if let Some(control) = self.port(worker).and_then(|port| port.control.as_ref()) {
+                    control.signal(Signal::SIGTERM);
+                }
+            }
+            Action::Kill { worker } => {
+                if let Some(port) = self.port_mut(worker) {
+                    port.doomed = true;
+                    if let Some(control) = &port.control {
+                        control.signal(Signal::SIGKILL);
+                    }
+                    let waker = port.waker.take();
+                    self.woken.extend(waker);
+                }
+            }
+            Action::Abandon { worker } => self.left(worker),
+            Action::Resolve { task, outcome } => self.resolve(task, outcome, hand),
+            Action::Started { ok } => self.live(if ok { Life::Started } else { Life::Failed(self.not_started()) }),
+            Action::Closed => {
+                self.ended = true;
+                self.close();
+            }
+        }
+    }
+
+    fn launch(&mut self, worker: WorkerId) {
+        if self.ports.len() <= worker.slot() {
+            self.ports.resize_with(worker.slot() + 1, || None);
+        }
+        self.ports[worker.slot()] = Some(Port {
+            worker,
+            outbox: BytesMut::new(),
+            waker: None,
+            control: None,
+            doomed: false,
+            fault: None,
+            opened: false,
+        });
+        self.launches.push(worker);
+    }
+
+    fn send_run(&mut self, worker: WorkerId, task: TaskId, attempt: u32) {
+        let Some(call) = self.calls.get(task.slot()) else { return };
+        let Phase::Waiting { input, .. } = &call.phase else { return };
+        let input = input.clone();
+        let run = Run { task, attempt, index: call.kind, remaining_us: None, trace: None };
+        self.send_with(worker, &ToWorker::Run(run), &input);
+    }
+
+    fn resolve(&mut self, task: TaskId, outcome: Outcome, hand: &mut Hand<'_>) {
+        let answer = match outcome {
+            Outcome::Answered => match std::mem::replace(hand, Hand::Empty) {
+                Hand::Answer { about, verdict, body } => report::answered(about, verdict, body),
+                // The scheduler says Answered only while it handles Done.
+                Hand::Empty | Hand::Death(_) => Err(report::closed()),
+            },
+            Outcome::Failed { kind, worker, attempts, may_have_run } => {
+                let about = self.about(task, worker, attempts);
+                let death = match hand {
+                    Hand::Death(death) => Some(&**death),
+                    _ => None,
+                };
+                let start = self.start_error.as_ref();
+                Err(report::failed(kind, about, death, start).with(|report| report.may_have_run = may_have_run))
+            }
+        };
+        let Some(call) = self.calls.get_mut(task.slot()).filter(|call| call.serial == task.serial) else {
+            return;
+        };
+        let wanted = call.wanted;
+        if let Phase::Waiting { waker, .. } = std::mem::replace(&mut call.phase, Phase::Answered(answer)) {
+            self.woken.extend(waker);
+        }
+        if !wanted {
+            self.calls.remove(task.slot());
+        }
+    }
+
+    /// Tells that the pool is closed, once the scheduler has ended and every worker has been reaped.
+    fn close(&mut self) {
+        if self.ended && self.ports.iter().all(Option::is_none) {
+            self.live(Life::Closed);
+            self.woken.extend(self.clock.take());
+        }
+    }
+
+    fn live(&self, life: Life) {
+        self.life.send_modify(|current| {
+            // Closed is the end; a pool that has started stays so, whatever becomes of later workers.
+            if matches!(current, Life::Starting) || matches!(life, Life::Closed) {
+                *current = life;
+            }
+        });
+    }
+
+    fn not_started(&self) -> Error {
+        self.start_error.clone().unwrap_or_else(report::closed)
+    }
+
+    /// What errors say about a task.
+    fn about(&self, task: TaskId, worker: Option<WorkerId>, attempts: u32) -> About {
+        let kind = self.calls.get(task.slot()).map(|call| call.kind as usize);
+        let name = kind.and_then(|kind| self.table.get(kind)).map(|kind| kind.name.clone());
+        let pid = worker.and_then(|worker| self.port(worker)?.control.as_ref()).map(Control::pid);
+        About { task, name, worker, pid, attempts }
+    }
+
+    /// The position of a type in the workers' table.
+    fn kind<T: Task>(&mut self) -> Result<u32, Error> {
+        if let Some(kind) = self.kinds.get(&TypeId::of::<T>()) {
+            return Ok(*kind);
+        }
+        let position = report::find(&self.table, &describe::<T>())?;
+        self.kinds.insert(TypeId::of::<T>(), position);
+        Ok(position)
+    }
+}

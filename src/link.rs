@@ -1,0 +1,234 @@
+//! Moves frames over a byte stream, both ways, for the parent. It decides nothing: what a frame means, and what to do
+//! when the stream ends, is its owner's business.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use nix::sys::socket::{MsgFlags, send};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio_util::codec::Decoder;
+
+use crate::sys::{buffer, ready};
+use crate::wire::codec::{Codec, Message, Violation, excerpt, take_magic};
+use crate::wire::frame::ToParent;
+
+/// How much room a read is given. More finds no more in a socket of default size; less costs system calls.
+const READ: usize = 64 << 10;
+
+/// Bodies up to this size are copied out of the read buffer, so that a small output that its caller keeps does not keep
+/// the whole buffer. Above it a copy costs more than the memory is worth.
+const COPIED: usize = 4 << 10;
+
+/// A byte stream, as a link needs it.
+pub(crate) trait Stream: Send {
+    /// Reads once to the end of `buffer`; 0 bytes are the end of the stream.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>>;
+
+    /// Writes once.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// As `poll_read`, but asks the kernel itself and not what a reactor last heard of it: after the writer's death
+    /// this finds everything that it wrote. `WouldBlock` when there is nothing.
+    fn read_now(&mut self, buffer: &mut BytesMut) -> io::Result<usize>;
+}
+
+/// One end of a socket pair.
+///
+/// It is registered for reading only: with both directions every read by the peer raises a write edge at our side, a
+/// needless wake-up per message that makes a round trip 1.3 times as long. While the socket is full, a duplicate is
+/// registered for writing.
+pub(crate) struct Socket {
+    readable: AsyncFd<Arc<OwnedFd>>,
+    writable: Option<AsyncFd<Arc<OwnedFd>>>,
+}
+
+/// The parent's end of a link.
+pub(crate) struct Link<S> {
+    stream: S,
+    codec: Codec<ToParent>,
+    inbox: BytesMut,
+    greeted: bool,
+    /// What the worker wrote before its greeting.
+    stray: Bytes,
+    outbox: BytesMut,
+}
+
+impl<S: Stream> Link<S> {
+    pub(crate) fn new(stream: S, limit: u32) -> Self {
+        Self {
+            stream,
+            codec: Codec::new(limit),
+            inbox: BytesMut::new(),
+            greeted: false,
+            stray: Bytes::new(),
+            outbox: BytesMut::new(),
+        }
+    }
+
+    /// Reads once and appends the frames that are complete to `batch`. `false` is the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the worker broke. The frames before it are in the batch.
+    pub(crate) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Message<ToParent>>,
+    ) -> Poll<Result<bool, Violation>> {
+        let read = ready!(self.stream.poll_read(cx, &mut self.inbox));
+        Poll::Ready(self.received(read, batch))
+    }
+
+    /// Appends what a dead worker has left behind to `batch`.
+    ///
+    /// # Errors
+    ///
+    /// As `poll_receive`.
+    pub(crate) fn drain(&mut self, batch: &mut Vec<Message<ToParent>>) -> Result<(), Violation> {
+        loop {
+            match self.stream.read_now(&mut self.inbox) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                read => {
+                    if !self.received(read, batch)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether there is nothing left to send.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// Takes over what is to be sent; only when flushed. `outbox` gets an empty buffer in exchange.
+    pub(crate) fn load(&mut self, outbox: &mut BytesMut) {
+        std::mem::swap(&mut self.outbox, outbox);
+    }
+
+    /// Writes until all is sent or the stream is full.
+    ///
+    /// # Errors
+    ///
+    /// What the stream says. Nothing can be sent any more, but what the worker wrote can still be received.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut written = 0;
+        let result = loop {
+            if written == self.outbox.len() {
+                break Poll::Ready(Ok(()));
+            }
+            match self.stream.poll_write(cx, &self.outbox[written..]) {
+                Poll::Ready(Ok(n)) => written += n,
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        if written == self.outbox.len() {
+            self.outbox.clear();
+        } else {
+            drop(self.outbox.split_to(written));
+        }
+        result
+    }
+
+    /// What the worker wrote where a greeting belongs.
+    pub(crate) fn stray(&self) -> Option<String> {
+        let stray = if self.greeted { &self.stray } else { &self.inbox[..] };
+        (!stray.is_empty()).then(|| excerpt(stray))
+    }
+
+    fn received(
+        &mut self,
+        read: io::Result<usize>,
+        batch: &mut Vec<Message<ToParent>>,
+    ) -> Result<bool, Violation> {
+        match read {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            // A worker that is killed with unread frames in its socket resets the connection: it is gone all the same.
+            Err(error) if is_gone(&error) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        if !self.greeted {
+            let Some(stray) = take_magic(&mut self.inbox)? else { return Ok(true) };
+            self.greeted = true;
+            self.stray = stray;
+        }
+        while let Some(mut message) = self.codec.decode(&mut self.inbox)? {
+            if !message.body.is_empty() && message.body.len() <= COPIED {
+                message.body = Bytes::copy_from_slice(&message.body);
+            }
+            batch.push(message);
+        }
+        Ok(true)
+    }
+}
+
+/// Whether an error of a stream means that the other end is closed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+impl Socket {
+    /// Registers a non-blocking socket with the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// What epoll says.
+    ///
+    /// # Panics
+    ///
+    /// Outside a runtime, or when the runtime's I/O is not enabled.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { readable: ready::watch(fd, Interest::READABLE)?, writable: None })
+    }
+
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        // Not write(2): a host program may have set SIGPIPE back to its default.
+        Ok(send(self.readable.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+    }
+}
+
+impl Stream for Socket {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.readable.poll_read_ready(cx))?;
+            match buffer::read(self.readable.as_fd(), buffer, READ) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            match self.write_now(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => {
+                    if result.as_ref().is_ok_and(|n| *n == bytes.len()) {
+                        self.writable = None;
+                    }
+                    return Poll::Ready(result);
+                }
+            }
+            if self.writable.is_none() {
+                let duplicate = self.readable.as_fd().try_clone_to_owned()?;
+                self.writable = Some(ready::watch(duplicate, Interest::WRITABLE)?);
+            }
+            let Some(writable) = &self.writable else { continue };
+            // Cleared before the next attempt to write: an edge that comes in between is not lost.
+            ready!(writable.poll_write_ready(cx))?.clear_ready();
+        }
+    }
+
+    fn read_now(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        buffer::read(self.readable.as_fd(), buffer, READ)
+    }
+}

@@ -1,0 +1,190 @@
+//! The typed front: encodes inputs, submits, decodes outputs, cancels on drop. It never touches a process.
+
+mod builder;
+mod items;
+mod run;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+pub use builder::PoolBuilder;
+pub use items::Items;
+pub use run::{AbortHandle, Run};
+
+use crate::driver::Driver;
+use crate::event::Stats;
+use crate::task::Task;
+
+/// A pool of worker processes. Dropping the last clone ends it: tasks that are not done resolve as
+/// [`Closed`](crate::ErrorKind::Closed), the workers are killed, and nothing is left behind.
+///
+/// Clones are cheap and are the same pool. A [`Run`] or [`Items`] does not keep its pool alive. The pool lives on the
+/// runtime that built it, current-thread or multi-thread, and ends with it; its handles can be awaited on any runtime.
+///
+/// ```no_run
+/// # use procpool::{Context, Pool, Task, Worker};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Square(u64);
+/// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+/// #[tokio::main]
+/// async fn main() -> Result<(), procpool::Error> {
+///     Worker::new().task::<Square>().init();
+///     let pool = Pool::builder().workers(4).build().await?;
+///     assert_eq!(pool.run(Square(12)).await?, 144);
+///     pool.drain().await;
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Pool {
+    owner: Arc<Owner>,
+}
+
+/// Ends the pool when the last clone goes.
+struct Owner {
+    driver: Driver,
+}
+
+impl Pool {
+    /// Configures a new pool.
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::new()
+    }
+
+    /// Runs one task. It starts at once, whether or not the returned [`Run`] is polled; dropping the `Run` cancels it.
+    ///
+    /// # Errors
+    ///
+    /// All of them come out of the `Run`: see [`ErrorKind`](crate::ErrorKind).
+    ///
+    /// # Panics
+    ///
+    /// Never, save where the task's own `Serialize` does.
+    pub fn run<T: Task>(&self, task: T) -> Run<T::Output> {
+        Run::start(self.driver(), &task)
+    }
+
+    /// Runs a task for every input and gives the outputs in the order of the inputs.
+    ///
+    /// Lazy: inputs are taken while the stream is polled, at most 1 024 or 4 MiB of encoded input ahead of what has been
+    /// taken out of it, so endless iterators are welcome. An error is one item and does not end the stream;
+    /// [`Error::index`](crate::Error::index) names its input. Dropping the stream cancels what is under way.
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Pool, Task};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example(pool: Pool) -> Result<(), procpool::Error> {
+    /// use futures::TryStreamExt;
+    ///
+    /// let squares: Vec<u64> = pool.map((0..1000).map(Square)).try_collect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn map<T, I>(&self, tasks: I) -> Items<T::Output>
+    where
+        T: Task,
+        I: IntoIterator<Item = T, IntoIter: Send + 'static>,
+    {
+        Items::ordered(self.driver().clone(), tasks.into_iter())
+    }
+
+    /// As [`map`](Self::map), but gives each output as soon as it is there.
+    pub fn map_unordered<T, I>(&self, tasks: I) -> Items<T::Output>
+    where
+        T: Task,
+        I: IntoIterator<Item = T, IntoIter: Send + 'static>,
+    {
+        Items::unordered(self.driver().clone(), tasks.into_iter())
+    }
+
+    /// Ends the pool politely: from now on new tasks are refused, queued ones resolve as
+    /// [`Closed`](crate::ErrorKind::Closed), and running ones may run for `limit` before they are stopped, by force if
+    /// need be.
+    ///
+    /// It acts at once; the returned future resolves when no task and no worker is left, and may be dropped.
+    pub fn shutdown(&self, limit: Duration) -> Closing {
+        self.driver().shutdown(limit);
+        Closing::new(self.driver())
+    }
+
+    /// Ends the pool when everything that was submitted is done, however long that takes. New tasks are refused from now
+    /// on.
+    ///
+    /// It acts at once; the returned future resolves when no task and no worker is left, and may be dropped.
+    pub fn drain(&self) -> Closing {
+        self.driver().drain();
+        Closing::new(self.driver())
+    }
+
+    /// Ends the pool now: every task resolves as [`Closed`](crate::ErrorKind::Closed), every worker is killed.
+    ///
+    /// It acts at once; the returned future resolves when no worker is left, and may be dropped.
+    pub fn abort(&self) -> Closing {
+        self.driver().abort();
+        Closing::new(self.driver())
+    }
+
+    /// A snapshot of the queue and the workers.
+    pub fn stats(&self) -> Stats {
+        self.driver().stats()
+    }
+
+    fn driver(&self) -> &Driver {
+        &self.owner.driver
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pool").field(&self.stats()).finish()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Resolves when a pool that was told to end has no task and no worker left. Dropping it changes nothing: the pool ends
+/// all the same.
+pub struct Closing {
+    closed: BoxFuture<'static, ()>,
+}
+
+impl Closing {
+    fn new(driver: &Driver) -> Self {
+        Self { closed: Box::pin(driver.closed()) }
+    }
+}
+
+impl Future for Closing {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.closed.as_mut().poll(cx)
+    }
+}
+
+impl std::fmt::Debug for Closing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Closing").finish_non_exhaustive()
+    }
+}
+
+const _: fn() = || {
+    fn is_shared<T: Send + Sync + Clone + Unpin + 'static>() {}
+    fn is_sent<T: Send + Unpin + 'static>() {}
+    is_shared::<Pool>();
+    is_shared::<AbortHandle>();
+    // Whatever the output is: a handle holds none.
+    is_sent::<Run<std::rc::Rc<()>>>();
+    is_sent::<Items<u64>>();
+    is_sent::<Closing>();
+    is_sent::<PoolBuilder>();
+};

@@ -1,0 +1,154 @@
+//! Workers that die: the victim's caller gets one error that says how, the others do not notice, capacity comes back.
+
+mod support;
+
+use futures::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid as NixPid;
+use procpool::{ErrorKind, Exit, Pool};
+use support::*;
+
+procpool::worker_test!(support::worker());
+
+fn send(pid: u32, signal: Signal) {
+    kill(NixPid::from_raw(pid as i32), signal).unwrap();
+}
+
+#[test]
+fn each_way_of_dying_is_named() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let signals = ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM"];
+        for name in signals {
+            let signal: Signal = name.parse().unwrap();
+            let error = pool.run(Die::Signal(signal as i32)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Crashed, "{error:?}");
+            assert_eq!(error.exit().and_then(|exit| exit.signal()).as_deref(), Some(name), "{error:?}");
+            let shown = error.to_string();
+            assert!(shown.contains(name) && shown.contains("(die)") && shown.contains("worker "), "{shown}");
+            assert!(shown.contains(&format!("pid {}", error.worker_pid().unwrap())), "{shown}");
+            assert!(!shown.contains('\n') && shown.len() < 300, "{shown}");
+            assert!(error.may_have_run() && error.is_crashed());
+        }
+        for code in [0, 3] {
+            let error = pool.run(Die::Exit(code)).await.unwrap_err();
+            assert_eq!((error.kind(), error.exit()), (ErrorKind::Crashed, Some(Exit::Code(code))), "{error:?}");
+        }
+        assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn the_last_words_of_a_worker_are_in_the_error() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let error = pool.run(Die::Abort).await.unwrap_err();
+        assert!(error.stderr().contains("about to abort"), "{error:?}");
+        assert!(error.to_string().contains("about to abort"), "{error}");
+        let error = pool.run(Die::Overflow).await.unwrap_err();
+        assert!(error.stderr().contains("has overflowed its stack"), "{error:?}");
+        assert_eq!(error.exit().and_then(|exit| exit.signal()).as_deref(), Some("SIGABRT"));
+    });
+}
+
+#[test]
+fn only_the_victim_of_a_kill_fails() {
+    on_both_runtimes(|| async {
+        let folder = Folder::new();
+        let path = folder.file("notes");
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        let append = |line, then_ms| pool.run(Append { path: path.clone(), line, then_ms });
+        let victim = append(1000, 60_000);
+        let others: Vec<_> = (0..100).map(|line| append(line, 1)).collect();
+        until(|| notes(&path).iter().any(|line| line == "1000")).await;
+        let stats = pool.stats();
+        let worker = stats.workers.iter().find(|w| w.tasks.iter().any(|(id, _)| Some(*id) == victim.id())).unwrap();
+        send(worker.pid.unwrap(), Signal::SIGKILL);
+        let error = victim.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Crashed, "{error:?}");
+        assert_eq!((error.worker_id(), error.worker_pid()), (Some(worker.id), worker.pid));
+        for (line, other) in join_all(others).await.into_iter().enumerate() {
+            assert_eq!(other.unwrap(), line as u64);
+        }
+        let fresh = pids(&pool, 2).await;
+        assert!(!fresh.contains(&worker.pid.unwrap()));
+        assert_eq!(pool.stats().restarts, 1);
+    });
+}
+
+#[test]
+fn an_idle_worker_that_is_killed_is_replaced_and_nobody_notices() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        for _ in 0..5 {
+            for pid in pids(&pool, 2).await {
+                send(pid, Signal::SIGKILL);
+            }
+            for answer in join_all((0..20).map(|n| pool.run(Echo(n)))).await {
+                // Only a task that was already running on a dying worker may fail, and it says so.
+                if let Err(error) = answer {
+                    assert!(error.is_crashed() && error.may_have_run(), "{error:?}");
+                }
+            }
+        }
+        pids(&pool, 2).await;
+        assert_eq!(pool.run(Echo(9)).await.unwrap(), 9);
+    });
+}
+
+#[test]
+fn no_task_runs_twice_and_each_has_one_outcome_under_random_kills() {
+    on_a_runtime(|| async {
+        let folder = Folder::new();
+        let path = folder.file("notes");
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        let runs: Vec<_> =
+            (0..300).map(|line| pool.run(Append { path: path.clone(), line, then_ms: 1 })).collect();
+        let killer = async {
+            for round in 0..10 {
+                until(|| notes(&path).len() >= 20 * round).await;
+                let workers = pool.stats().workers;
+                if let Some(pid) = workers[round % workers.len()].pid {
+                    // It may have just died of the round before.
+                    let _ = kill(NixPid::from_raw(pid as i32), Signal::SIGKILL);
+                }
+            }
+        };
+        let (outcomes, ()) = futures::join!(join_all(runs), killer);
+        let mut lines: Vec<u64> = notes(&path).iter().map(|line| line.parse().unwrap()).collect();
+        lines.sort_unstable();
+        let began = lines.len();
+        lines.dedup();
+        assert_eq!(lines.len(), began, "a task ran twice");
+        for (line, outcome) in outcomes.into_iter().enumerate() {
+            let ran = lines.binary_search(&(line as u64)).is_ok();
+            match outcome {
+                Ok(answer) => assert!(ran && answer == line as u64),
+                Err(error) => assert!(error.is_crashed() && (error.may_have_run() || !ran), "{error:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn children_of_a_worker_die_with_it() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let grandchild = pool.run(Grandchild).await.unwrap();
+        assert!(exists(grandchild));
+        assert!(pool.run(Die::Signal(Signal::SIGKILL as i32)).await.unwrap_err().is_crashed());
+        until(|| !exists(grandchild)).await;
+    });
+}
+
+#[test]
+fn a_task_that_always_kills_its_worker_does_not_make_the_pool_spin() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        for _ in 0..8 {
+            assert!(pool.run(Die::Exit(1)).await.unwrap_err().is_crashed());
+        }
+        assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
+        assert!(pool.stats().restarts <= 10, "{:?}", pool.stats());
+    });
+}

@@ -1,0 +1,398 @@
+//! Tasks and helpers that the integration tests share. Each test file emits the worker entry for them with
+//! `procpool::worker_test!(support::worker())`.
+#![expect(dead_code, reason = "each test file uses a part of it")]
+
+use std::future::Future;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use procpool::{Context, Pool, PoolBuilder, Task, Worker};
+use serde::{Deserialize, Serialize};
+
+/// The worker of all test files.
+pub fn worker() -> Worker {
+    Worker::new()
+        .task::<Echo>()
+        .task::<Pid>()
+        .task::<Spin>()
+        .task::<Wait>()
+        .task::<Block>()
+        .task::<Die>()
+        .task::<Panic>()
+        .task::<Append>()
+        .task::<Reply>()
+        .task::<Fill>()
+        .task::<Print>()
+        .task::<Grandchild>()
+}
+
+/// Gives back what it gets.
+#[derive(Serialize, Deserialize)]
+pub struct Echo(pub u64);
+
+impl Task for Echo {
+    const NAME: &'static str = "echo";
+    type Output = u64;
+
+    async fn run(self, _: Context) -> u64 {
+        self.0
+    }
+}
+
+/// Tells its worker's process id.
+#[derive(Serialize, Deserialize)]
+pub struct Pid;
+
+impl Task for Pid {
+    const NAME: &'static str = "pid";
+    type Output = u32;
+
+    async fn run(self, _: Context) -> u32 {
+        std::process::id()
+    }
+}
+
+/// Computes for ever; when polite, until it is cancelled. Leaves a note that it has begun.
+#[derive(Serialize, Deserialize)]
+pub struct Spin {
+    pub note: PathBuf,
+    pub polite: bool,
+}
+
+impl Task for Spin {
+    const NAME: &'static str = "spin";
+    type Output = ();
+
+    async fn run(self, cx: Context) {
+        note(&self.note, "begun");
+        while !(self.polite && cx.is_cancelled()) {
+            std::hint::spin_loop();
+        }
+        note(&self.note, "stopped");
+    }
+}
+
+/// Awaits for ever; when polite, until it is cancelled, and then it cleans up for a moment.
+#[derive(Serialize, Deserialize)]
+pub struct Wait {
+    pub note: PathBuf,
+    pub polite: bool,
+}
+
+impl Task for Wait {
+    const NAME: &'static str = "wait";
+    type Output = ();
+
+    async fn run(self, cx: Context) {
+        note(&self.note, "begun");
+        if self.polite {
+            cx.cancelled().await;
+            tokio::task::yield_now().await;
+            note(&self.note, "cleaned up");
+        } else {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Blocks its thread.
+#[derive(Serialize, Deserialize)]
+pub struct Block {
+    pub ms: u64,
+}
+
+impl Task for Block {
+    const NAME: &'static str = "block";
+    type Output = u64;
+
+    async fn run(self, _: Context) -> u64 {
+        std::thread::sleep(Duration::from_millis(self.ms));
+        self.ms
+    }
+}
+
+/// Takes its worker with it.
+#[derive(Serialize, Deserialize)]
+pub enum Die {
+    Signal(i32),
+    Exit(i32),
+    Abort,
+    Overflow,
+}
+
+impl Task for Die {
+    const NAME: &'static str = "die";
+    type Output = ();
+
+    async fn run(self, _: Context) {
+        match self {
+            Self::Signal(number) => {
+                let signal = nix::sys::signal::Signal::try_from(number).unwrap();
+                // The standard library's handler for overflown stacks lets the first SIGSEGV or SIGBUS pass.
+                loop {
+                    nix::sys::signal::raise(signal).unwrap();
+                }
+            }
+            Self::Exit(code) => std::process::exit(code),
+            Self::Abort => {
+                eprintln!("about to abort");
+                std::process::abort();
+            }
+            Self::Overflow => {
+                std::hint::black_box(overflow(1));
+            }
+        }
+    }
+}
+
+#[expect(unconditional_recursion, reason = "it is to overflow the stack")]
+fn overflow(n: u64) -> u64 {
+    overflow(std::hint::black_box(n + 1)) + std::hint::black_box(n)
+}
+
+/// Panics.
+#[derive(Serialize, Deserialize)]
+pub struct Panic(pub String);
+
+impl Task for Panic {
+    const NAME: &'static str = "panic";
+    type Output = ();
+
+    async fn run(self, _: Context) {
+        panic!("{}", self.0);
+    }
+}
+
+/// Writes a line to a file in one piece, then blocks.
+#[derive(Serialize, Deserialize)]
+pub struct Append {
+    pub path: PathBuf,
+    pub line: u64,
+    pub then_ms: u64,
+}
+
+impl Task for Append {
+    const NAME: &'static str = "append";
+    type Output = u64;
+
+    async fn run(self, _: Context) -> u64 {
+        note(&self.path, &self.line.to_string());
+        std::thread::sleep(Duration::from_millis(self.then_ms));
+        self.line
+    }
+}
+
+/// Gives back something that may fail on its way.
+#[derive(Serialize, Deserialize)]
+pub struct Reply(pub Way);
+
+/// How a reply travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    Unencodable,
+    Undecodable,
+    Fine,
+}
+
+/// An output that travels as it says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Traveller(pub Way);
+
+impl Serialize for Traveller {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Way::Unencodable => Err(serde::ser::Error::custom("it will not travel")),
+            way => way.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Traveller {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Way::deserialize(deserializer)? {
+            Way::Undecodable => Err(serde::de::Error::custom("it did not arrive")),
+            way => Ok(Self(way)),
+        }
+    }
+}
+
+impl Task for Reply {
+    const NAME: &'static str = "reply";
+    type Output = Traveller;
+
+    async fn run(self, _: Context) -> Traveller {
+        Traveller(self.0)
+    }
+}
+
+/// An output of many bytes.
+#[derive(Serialize, Deserialize)]
+pub struct Fill {
+    pub bytes: usize,
+}
+
+impl Task for Fill {
+    const NAME: &'static str = "fill";
+    type Output = Vec<u8>;
+
+    async fn run(self, _: Context) -> Vec<u8> {
+        vec![7; self.bytes]
+    }
+}
+
+/// Writes to everything that a worker might take for its link, and reads from it.
+#[derive(Serialize, Deserialize)]
+pub struct Print(pub u64);
+
+impl Task for Print {
+    const NAME: &'static str = "print";
+    type Output = usize;
+
+    async fn run(self, _: Context) -> usize {
+        println!("println {}", self.0);
+        nix::unistd::write(std::io::stdout(), format!("write {}\n", self.0).as_bytes()).unwrap();
+        std::process::Command::new("sh").args(["-c", "echo child; cat"]).status().unwrap();
+        std::io::stdin().lines().count()
+    }
+}
+
+/// Leaves a child of its own behind and gives its process id.
+#[derive(Serialize, Deserialize)]
+pub struct Grandchild;
+
+impl Task for Grandchild {
+    const NAME: &'static str = "grandchild";
+    type Output = u32;
+
+    async fn run(self, _: Context) -> u32 {
+        #[expect(clippy::zombie_processes, reason = "it is to be left behind")]
+        let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        child.id()
+    }
+}
+
+/// Appends a line to a file.
+pub fn note(path: &Path, line: &str) {
+    let mut file = std::fs::File::options().append(true).create(true).open(path).unwrap();
+    file.write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+/// The lines of a file; none if it is not there.
+pub fn notes(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// A folder of the test's own, removed at its end.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("procpool-test-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs a test on a runtime of its own, current-thread and then multi-thread, with a limit that no test should need.
+pub fn on_both_runtimes<F: Future<Output = ()>>(test: impl Fn() -> F) {
+    let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    limited(&current, test());
+    drop(current);
+    let multi = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    limited(&multi, test());
+}
+
+/// Runs a test on a current-thread runtime, with a limit that no test should need.
+pub fn on_a_runtime<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+    let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    limited(&current, test());
+}
+
+fn limited(runtime: &tokio::runtime::Runtime, test: impl Future<Output = ()>) {
+    runtime.block_on(async {
+        if tokio::time::timeout(Duration::from_secs(60), test).await.is_err() {
+            panic!("the test hangs; the tree below it:\n{}", tree());
+        }
+    });
+}
+
+/// A pool of `n` workers whose ladder is short.
+pub fn quick(n: usize) -> PoolBuilder {
+    Pool::builder()
+        .workers(n)
+        .cancel_grace(Duration::from_millis(200))
+        .term_grace(Duration::from_millis(200))
+}
+
+/// The process ids of all workers, once all of them take tasks.
+pub async fn pids(pool: &Pool, n: usize) -> Vec<u32> {
+    until(|| {
+        let workers = pool.stats().workers;
+        workers.iter().filter(|worker| worker.state == procpool::WorkerState::Open).count() == n
+    })
+    .await;
+    pool.stats().workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+/// Waits until something is so; the condition is looked at every few milliseconds.
+pub async fn until(mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(Instant::now() < end, "it never became so; the tree below this process:\n{}", tree());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// As `until`, outside of a runtime.
+pub fn until_blocking(mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(Instant::now() < end, "it never became so; the tree below this process:\n{}", tree());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether there is a process of this id, zombies of ours included, those that others have yet to reap not.
+pub fn exists(pid: u32) -> bool {
+    match status(pid) {
+        Some((state, parent)) => !matches!(state, 'Z' | 'X') || parent == std::process::id(),
+        None => false,
+    }
+}
+
+/// State and parent of a process.
+fn status(pid: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// The processes below this one, for messages of failed tests.
+pub fn tree() -> String {
+    let mut lines = String::new();
+    let ids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    for pid in ids.collect::<Vec<u32>>() {
+        if let Some((state, parent)) = status(pid)
+            && parent == std::process::id()
+        {
+            let name = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let stack = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+            lines += &format!("{pid} {state} {} {stack}\n", String::from_utf8_lossy(&name).replace('\0', " "));
+        }
+    }
+    lines
+}

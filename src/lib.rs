@@ -1,10 +1,14 @@
-//! procpool
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
+
 mod context;
+mod driver;
 mod error;
 mod event;
 mod id;
 mod launch;
+mod link;
+mod pool;
 mod sched;
 mod sys;
 mod task;
@@ -13,6 +17,8 @@ mod worker;
 
 pub use context::Context;
 pub use error::{Error, ErrorKind, Exit};
+pub use event::{Stats, WorkerState, WorkerStats};
 pub use id::{TaskId, WorkerId};
+pub use pool::{AbortHandle, Closing, Items, Pool, PoolBuilder, Run};
 pub use task::Task;
 pub use worker::Worker;

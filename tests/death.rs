@@ -32,7 +32,11 @@ fn each_way_of_dying_is_named() {
         }
         for code in [0, 3] {
             let error = pool.run(Die::Exit(code)).await.unwrap_err();
-            assert_eq!((error.kind(), error.exit()), (ErrorKind::Crashed, Some(Exit::Code(code))), "{error:?}");
+            assert_eq!(
+                (error.kind(), error.exit()),
+                (ErrorKind::Crashed, Some(Exit::Code(code))),
+                "{error:?}"
+            );
         }
         assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
     });
@@ -62,7 +66,8 @@ fn only_the_victim_of_a_kill_fails() {
         let others: Vec<_> = (0..100).map(|line| append(line, 1)).collect();
         until(|| notes(&path).iter().any(|line| line == "1000")).await;
         let stats = pool.stats();
-        let worker = stats.workers.iter().find(|w| w.tasks.iter().any(|(id, _)| Some(*id) == victim.id())).unwrap();
+        let worker =
+            stats.workers.iter().find(|w| w.tasks.iter().any(|(id, _)| Some(*id) == victim.id())).unwrap();
         send(worker.pid.unwrap(), Signal::SIGKILL);
         let error = victim.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Crashed, "{error:?}");
@@ -114,7 +119,7 @@ fn no_task_runs_twice_and_each_has_one_outcome_under_random_kills() {
                 }
             }
         };
-        let (outcomes, ()) = futures::join!(join_all(runs), killer);
+        let (outcomes, ()) = tokio::join!(join_all(runs), killer);
         let mut lines: Vec<u64> = notes(&path).iter().map(|line| line.parse().unwrap()).collect();
         lines.sort_unstable();
         let began = lines.len();

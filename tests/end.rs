@@ -5,6 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use procpool::{ErrorKind, Pool};
 use support::*;
 
@@ -175,7 +176,7 @@ fn a_build_that_is_dropped_half_way_leaves_nothing_behind() {
         for polls in 0..40 {
             let mut build = Box::pin(Pool::builder().workers(2).build());
             for _ in 0..polls {
-                if futures::poll!(build.as_mut()).is_ready() {
+                if build.as_mut().now_or_never().is_some() {
                     break;
                 }
                 tokio::task::yield_now().await;

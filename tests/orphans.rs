@@ -120,7 +120,8 @@ impl Drop for Root {
 fn no_orphans(doing: &str, before: fn(&[u32])) -> Result<(), Failed> {
     let rounds = if std::env::var_os("PROCPOOL_FULL").is_some() { 50 } else { 2 };
     for _ in 0..rounds {
-        let child = Command::new(std::env::current_exe()?).args(["root", doing]).stdout(Stdio::piped()).spawn()?;
+        let child =
+            Command::new(std::env::current_exe()?).args(["root", doing]).stdout(Stdio::piped()).spawn()?;
         let mut root = Root(child);
         let output = root.0.stdout.take().ok_or("no output")?;
         let line = BufReader::new(output).lines().next().ok_or("the root said nothing")??;

@@ -131,7 +131,8 @@ async fn w2(table: &mut Table) {
         })
         .await;
         let buffered = rate(TASKS, async {
-            let mut answers = futures::stream::iter((0..TASKS).map(|n| pool.run(Noop(n)))).buffer_unordered(WINDOW);
+            let mut answers =
+                futures::stream::iter((0..TASKS).map(|n| pool.run(Noop(n)))).buffer_unordered(WINDOW);
             while let Some(answer) = answers.next().await {
                 answer.expect("an answer");
             }
@@ -197,7 +198,9 @@ async fn w4(table: &mut Table) {
             table.round(name, "ms", time, f64::NAN);
             pool.abort().await;
         }
-        table.judge(name, |value, _| (f64::NAN, if workers == 2 { "<= 2.5 ms" } else { "<= 9 ms" }, value <= limit));
+        table.judge(name, |value, _| {
+            (f64::NAN, if workers == 2 { "<= 2.5 ms" } else { "<= 9 ms" }, value <= limit)
+        });
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 /// The measurements of one call.
-pub struct Table {
+pub(crate) struct Table {
     only: Option<Vec<String>>,
     json: Option<std::fs::File>,
     rows: Vec<Row>,
@@ -21,7 +21,7 @@ struct Row {
 
 impl Table {
     /// Reads `--only W1,W2` and `--json FILE`; what cargo adds is ignored.
-    pub fn from_args() -> Self {
+    pub(crate) fn from_args() -> Self {
         let mut table = Self { only: None, json: None, rows: Vec::new() };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
@@ -37,12 +37,12 @@ impl Table {
         table
     }
 
-    pub fn wants(&self, work: &str) -> bool {
+    pub(crate) fn wants(&self, work: &str) -> bool {
         self.only.as_ref().is_none_or(|only| only.iter().any(|name| name == work))
     }
 
     /// Notes one round: what we took and what the yardstick took.
-    pub fn round(&mut self, work: &'static str, unit: &'static str, value: f64, yardstick: f64) {
+    pub(crate) fn round(&mut self, work: &'static str, unit: &'static str, value: f64, yardstick: f64) {
         let row = match self.rows.iter().position(|row| row.work == work) {
             Some(at) => &mut self.rows[at],
             None => {
@@ -56,14 +56,14 @@ impl Table {
     }
 
     /// Judges the medians: `judge(value, yardstick)` gives the ratio, the target in words, and whether it is met.
-    pub fn judge(&mut self, work: &str, judge: impl Fn(f64, f64) -> (f64, &'static str, bool)) {
+    pub(crate) fn judge(&mut self, work: &str, judge: impl Fn(f64, f64) -> (f64, &'static str, bool)) {
         let Some(row) = self.rows.iter_mut().find(|row| row.work == work) else { return };
         (row.ratio, row.target, row.ok) = judge(median(&row.values), median(&row.yardsticks));
         println!("{}", row.line());
     }
 
     /// Prints everything once more, and the JSON lines.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         println!("\n{:8} {:>34} {:>14} {:>7}  target", "work", "median [min..max]", "yardstick", "ratio");
         for row in &self.rows {
             println!("{}", row.line());

@@ -42,9 +42,11 @@ impl Drop for Peer {
 }
 
 /// Runs in the child: gives back what comes, as it comes.
-pub fn child() {
+pub(crate) fn child() {
     let mut input = std::io::stdin().lock();
-    let mut output = std::fs::File::from(OwnedFd::from(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().expect("a descriptor")));
+    let mut output = std::fs::File::from(OwnedFd::from(
+        std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().expect("a descriptor"),
+    ));
     let mut buffer = vec![0; 256 << 10];
     while let Ok(n @ 1..) = input.read(&mut buffer) {
         if output.write_all(&buffer[..n]).is_err() {
@@ -66,16 +68,16 @@ fn wait(epoll: &Epoll, events: &mut [EpollEvent]) -> usize {
 }
 
 /// One message in flight.
-pub struct PingPong {
+pub(crate) struct PingPong {
     peer: [Peer; 1],
 }
 
 impl PingPong {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { peer: [Peer::start()] }
     }
 
-    pub fn p50_us(&mut self, count: usize) -> f64 {
+    pub(crate) fn p50_us(&mut self, count: usize) -> f64 {
         let epoll = epoll(&self.peer, EpollFlags::EPOLLIN);
         let socket = &mut self.peer[0].socket;
         let mut times = Vec::new();
@@ -94,16 +96,16 @@ impl PingPong {
 }
 
 /// Many small frames in flight, coalesced both ways.
-pub struct Echo {
+pub(crate) struct Echo {
     peers: Vec<Peer>,
 }
 
 impl Echo {
-    pub fn start(peers: usize) -> Self {
+    pub(crate) fn start(peers: usize) -> Self {
         Self { peers: (0..peers).map(|_| Peer::start()).collect() }
     }
 
-    pub fn frames_per_second(&mut self, frames: u64, window: usize) -> f64 {
+    pub(crate) fn frames_per_second(&mut self, frames: u64, window: usize) -> f64 {
         let epoll = epoll(&self.peers, EpollFlags::EPOLLIN);
         let start = Instant::now();
         let mut left = frames as usize * FRAME;
@@ -131,17 +133,17 @@ impl Echo {
 }
 
 /// One large message in flight.
-pub struct Bulk {
+pub(crate) struct Bulk {
     peer: [Peer; 1],
 }
 
 impl Bulk {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { peer: [Peer::start()] }
     }
 
     /// Counts both directions.
-    pub fn megabytes_per_second(&mut self, size: usize, count: usize) -> f64 {
+    pub(crate) fn megabytes_per_second(&mut self, size: usize, count: usize) -> f64 {
         let epoll = epoll(&self.peer, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET);
         let socket = &mut self.peer[0].socket;
         let message = vec![1; size];
@@ -173,7 +175,7 @@ impl Bulk {
 
 /// The fixed list of naps: Pareto with shape 1.3 between 1 and 250 ms, from a linear congruential generator (Knuth's
 /// MMIX constants) so that every run has the same.
-pub fn pareto_us(count: usize) -> Vec<u64> {
+pub(crate) fn pareto_us(count: usize) -> Vec<u64> {
     let mut state: u64 = 42;
     let mut uniform = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -64,8 +64,9 @@ impl Driver {
     /// When this is no runtime, or the clock's thread cannot be started.
     pub(crate) fn start(config: Config, limit: u32, launcher: Box<dyn Launcher>) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|_| {
-            Error::new(ErrorKind::Launch, "a pool was built outside of a tokio runtime")
-                .with(|report| report.advice = Some("call build() in an async function that tokio runs".into()))
+            Error::new(ErrorKind::Launch, "a pool was built outside of a tokio runtime").with(|report| {
+                report.advice = Some("call build() in an async function that tokio runs".into())
+            })
         })?;
         let life = watch::Sender::new(Life::Starting);
         let state = Mutex::new(State::new(config, limit, life.clone())?);

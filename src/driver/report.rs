@@ -69,8 +69,13 @@ pub(super) fn answered(about: About, verdict: Verdict, body: Bytes) -> Result<By
             .error(ErrorKind::Codec, format!("its output could not be encoded: {reason}"))
             .with(|report| report.advice = Some(CODEC_ADVICE.into())),
         Verdict::TooLarge { bytes } => about
-            .error(ErrorKind::LimitExceeded, format!("its output of {bytes} bytes is larger than a message may be"))
-            .with(|report| report.advice = Some("raise PoolBuilder::message_limit or return less at once".into())),
+            .error(
+                ErrorKind::LimitExceeded,
+                format!("its output of {bytes} bytes is larger than a message may be"),
+            )
+            .with(|report| {
+                report.advice = Some("raise PoolBuilder::message_limit or return less at once".into())
+            }),
         // The scheduler does not call this an answer.
         Verdict::Cancelled { .. } => about.error(ErrorKind::Cancelled, "it was cancelled"),
     };
@@ -91,7 +96,9 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
             Some(_) => about.error(kind, "it was cancelled and did not stop: its worker was killed"),
         },
         ErrorKind::Closed => about.add(closed()),
-        ErrorKind::Launch => about.add(start.cloned().unwrap_or_else(|| Error::new(kind, "no worker could be started"))),
+        ErrorKind::Launch => {
+            about.add(start.cloned().unwrap_or_else(|| Error::new(kind, "no worker could be started")))
+        }
         ErrorKind::Crashed => about.error(kind, format!("its worker {}", ended())),
         ErrorKind::Collateral => about
             .error(kind, "its worker was killed because another task on it did not stop")
@@ -134,7 +141,8 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
         report.stderr.clone_from(&death.stderr);
         report.advice = match (&death.stray, last_line(&death.stderr)) {
             (Some(stray), _) if stray.contains("running 0 tests") => Some(
-                "this test binary has no worker entry: put procpool::worker_test!(Worker::new()…) into it".into(),
+                "this test binary has no worker entry: put procpool::worker_test!(Worker::new()…) into it"
+                    .into(),
             ),
             (_, Some(line)) => Some(format!("its last words: {line}").into()),
             (Some(stray), None) => Some(format!("it wrote {stray} where a worker greets").into()),
@@ -152,7 +160,9 @@ pub(super) fn unfit(ready: &Ready, nonce: &[u8; 16], table: &[TaskType]) -> Opti
         return Some("it did not repeat the nonce of its greeting".to_owned());
     }
     if !table.is_empty() && ready.tasks != table {
-        return Some("it has another table of tasks than the workers before it: the program has changed".to_owned());
+        return Some(
+            "it has another table of tasks than the workers before it: the program has changed".to_owned(),
+        );
     }
     None
 }
@@ -165,11 +175,14 @@ pub(super) fn unfit(ready: &Ready, nonce: &[u8; 16], table: &[TaskType]) -> Opti
 pub(super) fn find(table: &[TaskType], ours: &TaskType) -> Result<u32, Error> {
     let Some(position) = table.iter().position(|theirs| theirs.name == ours.name) else {
         let known = table.iter().map(|theirs| &*theirs.name).collect::<Vec<_>>().join(", ");
-        return Err(Error::new(ErrorKind::UnknownTask, format!("the workers know no task of that name, only: {known}"))
-            .with(|report| {
-                report.task_name = Some(ours.name.clone());
-                report.advice = Some(format!("add .task::<{}>() to the Worker", ours.input).into());
-            }));
+        return Err(Error::new(
+            ErrorKind::UnknownTask,
+            format!("the workers know no task of that name, only: {known}"),
+        )
+        .with(|report| {
+            report.task_name = Some(ours.name.clone());
+            report.advice = Some(format!("add .task::<{}>() to the Worker", ours.input).into());
+        }));
     };
     let theirs = &table[position];
     if theirs != ours {

@@ -19,8 +19,8 @@ use futures::future::{FutureExt, poll_fn};
 use super::report::Death;
 use super::{Fuse, Shared};
 use crate::id::WorkerId;
-use crate::launch::process::{Exited, Process};
 use crate::launch::Launched;
+use crate::launch::process::{Exited, Process};
 use crate::link::{Link, Socket};
 use crate::sched::Input;
 use crate::sys::memory::Page;
@@ -67,7 +67,10 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
     });
     let Launched { socket, page, process } = launched.await?;
     let socket = Socket::new(socket).map_err(|error| {
-        Some(Error::new(crate::error::ErrorKind::Launch, format!("failed to watch a worker's socket: {error}")))
+        Some(Error::new(
+            crate::error::ErrorKind::Launch,
+            format!("failed to watch a worker's socket: {error}"),
+        ))
     })?;
     let nonce = nonce();
     shared.with(|state, _| {

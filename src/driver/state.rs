@@ -62,7 +62,10 @@ struct Call {
 
 enum Phase {
     /// The input is kept until the answer is there: a task that had not begun when its worker died is sent again.
-    Waiting { input: Bytes, waker: Option<Waker> },
+    Waiting {
+        input: Bytes,
+        waker: Option<Waker>,
+    },
     Answered(Result<Bytes, Error>),
 }
 
@@ -250,7 +253,9 @@ impl State {
 
     /// The worker's process has been reaped, or was given up: nothing of it is left here.
     pub(super) fn left(&mut self, worker: WorkerId) {
-        if let Some(port) = self.ports.get_mut(worker.slot()).and_then(|place| place.take_if(|p| p.worker == worker)) {
+        if let Some(port) =
+            self.ports.get_mut(worker.slot()).and_then(|place| place.take_if(|p| p.worker == worker))
+        {
             self.woken.extend(port.waker);
         }
         self.close();
@@ -353,7 +358,9 @@ impl State {
             }
             Action::Abandon { worker } => self.left(worker),
             Action::Resolve { task, outcome } => self.resolve(task, outcome, hand),
-            Action::Started { ok } => self.live(if ok { Life::Started } else { Life::Failed(self.not_started()) }),
+            Action::Started { ok } => {
+                self.live(if ok { Life::Started } else { Life::Failed(self.not_started()) })
+            }
             Action::Closed => {
                 self.ended = true;
                 self.close();
@@ -399,7 +406,8 @@ impl State {
                     _ => None,
                 };
                 let start = self.start_error.as_ref();
-                Err(report::failed(kind, about, death, start).with(|report| report.may_have_run = may_have_run))
+                Err(report::failed(kind, about, death, start)
+                    .with(|report| report.may_have_run = may_have_run))
             }
         };
         let Some(call) = self.calls.get_mut(task.slot()).filter(|call| call.serial == task.serial) else {

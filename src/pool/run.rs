@@ -115,7 +115,9 @@ impl<O: DeserializeOwned> Future for Run<O> {
         }
         Poll::Ready(Err(match std::mem::replace(&mut self.state, State::Over) {
             State::Refused(error) => error,
-            State::Running(_) | State::Over => Error::new(ErrorKind::Closed, "this task's answer was taken before"),
+            State::Running(_) | State::Over => {
+                Error::new(ErrorKind::Closed, "this task's answer was taken before")
+            }
         }))
     }
 }
@@ -167,9 +169,11 @@ fn encode<T: Serialize>(task: &T, limit: u32) -> Result<Bytes, Error> {
     let mut bytes = BytesMut::with_capacity(4 * SMALL);
     codec::append(task, &mut bytes).map_err(failed)?;
     if bytes.len() + HEADER > limit as usize {
-        let message = format!("its input of {} bytes is larger than the message limit of {limit}", bytes.len());
-        return Err(Error::new(ErrorKind::LimitExceeded, message)
-            .with(|report| report.advice = Some("raise PoolBuilder::message_limit or send less at once".into())));
+        let message =
+            format!("its input of {} bytes is larger than the message limit of {limit}", bytes.len());
+        return Err(Error::new(ErrorKind::LimitExceeded, message).with(|report| {
+            report.advice = Some("raise PoolBuilder::message_limit or send less at once".into())
+        }));
     }
     Ok(bytes.freeze())
 }

@@ -129,7 +129,8 @@ impl Scheduler {
 
     fn worker_stats(&self, worker: &Worker, now: Time) -> WorkerStats {
         let held = worker.tasks.iter(&self.tasks).filter_map(|index| self.tasks.at(index));
-        let since = |task: &Task| task.sent.as_ref().map_or(Time::ZERO, |sent| now.saturating_sub(sent.since));
+        let since =
+            |task: &Task| task.sent.as_ref().map_or(Time::ZERO, |sent| now.saturating_sub(sent.since));
         WorkerStats {
             id: worker.id,
             pid: None,
@@ -186,9 +187,8 @@ impl Scheduler {
     }
 
     fn done(&mut self, seat: u32, id: TaskId, attempt: u32, answer: Answer) {
-        let legal = |task: &Task| {
-            task.is_on(seat) && (task.attempts == attempt || planted!(self, AcceptStale))
-        };
+        let legal =
+            |task: &Task| task.is_on(seat) && (task.attempts == attempt || planted!(self, AcceptStale));
         let Some(task) = self.tasks.get(id).filter(|&task| legal(task)) else {
             return self.doom(seat, Cause::Violation);
         };
@@ -253,7 +253,8 @@ impl Scheduler {
     /// After a task has left a worker: the worker has room, or nothing to stay for.
     pub(super) fn settle(&mut self, seat: u32) {
         self.list(seat);
-        if self.worker(seat).is_some_and(|it| it.terminated && it.phase == Phase::Open && it.tasks.is_empty()) {
+        if self.worker(seat).is_some_and(|it| it.terminated && it.phase == Phase::Open && it.tasks.is_empty())
+        {
             self.dismiss(seat);
         }
     }

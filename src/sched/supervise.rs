@@ -136,8 +136,12 @@ impl Scheduler {
     fn watch(&mut self, seat: u32) {
         let now = self.clock.now();
         let place = &mut self.seats[seat as usize];
-        let Some(worker) = place.worker.as_mut().filter(|it| !it.is_doomed() && !it.tasks.is_empty()) else { return };
-        let stopping = |index| self.tasks.at(index).is_some_and(|it| it.sent.as_ref().is_some_and(|it| it.stop.is_some()));
+        let Some(worker) = place.worker.as_mut().filter(|it| !it.is_doomed() && !it.tasks.is_empty()) else {
+            return;
+        };
+        let stopping = |index| {
+            self.tasks.at(index).is_some_and(|it| it.sent.as_ref().is_some_and(|it| it.stop.is_some()))
+        };
         let silent = now.saturating_sub(worker.heard);
         let again = if worker.tasks.iter(&self.tasks).any(stopping) {
             WATCH

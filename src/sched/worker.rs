@@ -148,7 +148,9 @@ impl Worker {
     pub(super) fn was_sent_away(&self) -> bool {
         match self.phase {
             Phase::Doomed(Cause::Violation | Cause::Silence) => false,
-            Phase::Doomed(Cause::Ladder | Cause::Closing) | Phase::Leaving | Phase::Parted { told: true } => true,
+            Phase::Doomed(Cause::Ladder | Cause::Closing) | Phase::Leaving | Phase::Parted { told: true } => {
+                true
+            }
             _ => self.terminated,
         }
     }
@@ -228,7 +230,10 @@ mod tests {
         for failures in 2..40 {
             let nominal = BACKOFF.as_secs_f64() * 2f64.powi(failures as i32 - 2);
             let wait = back_off(3, failures).as_secs_f64();
-            assert!(wait >= nominal.min(30.0) * 0.799 && wait <= (nominal * 1.201).min(30.0), "{failures}: {wait}");
+            assert!(
+                wait >= nominal.min(30.0) * 0.799 && wait <= (nominal * 1.201).min(30.0),
+                "{failures}: {wait}"
+            );
         }
         let waits: std::collections::BTreeSet<_> = (0..100).map(|seat| back_off(seat, 5)).collect();
         assert!(waits.len() > 50, "seats spread");

@@ -1,6 +1,6 @@
 //! Tasks and helpers that the integration tests share. Each test file emits the worker entry for them with
 //! `procpool::worker_test!(support::worker())`.
-#![expect(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
 
 use std::future::Future;
 use std::io::Write;
@@ -11,7 +11,7 @@ use procpool::{Context, Pool, PoolBuilder, Task, Worker};
 use serde::{Deserialize, Serialize};
 
 /// The worker of all test files.
-pub fn worker() -> Worker {
+pub(crate) fn worker() -> Worker {
     Worker::new()
         .task::<Echo>()
         .task::<Pid>()
@@ -29,7 +29,7 @@ pub fn worker() -> Worker {
 
 /// Gives back what it gets.
 #[derive(Serialize, Deserialize)]
-pub struct Echo(pub u64);
+pub(crate) struct Echo(pub u64);
 
 impl Task for Echo {
     const NAME: &'static str = "echo";
@@ -42,7 +42,7 @@ impl Task for Echo {
 
 /// Tells its worker's process id.
 #[derive(Serialize, Deserialize)]
-pub struct Pid;
+pub(crate) struct Pid;
 
 impl Task for Pid {
     const NAME: &'static str = "pid";
@@ -55,7 +55,7 @@ impl Task for Pid {
 
 /// Computes for ever; when polite, until it is cancelled. Leaves a note that it has begun.
 #[derive(Serialize, Deserialize)]
-pub struct Spin {
+pub(crate) struct Spin {
     pub note: PathBuf,
     pub polite: bool,
 }
@@ -75,7 +75,7 @@ impl Task for Spin {
 
 /// Awaits for ever; when polite, until it is cancelled, and then it cleans up for a moment.
 #[derive(Serialize, Deserialize)]
-pub struct Wait {
+pub(crate) struct Wait {
     pub note: PathBuf,
     pub polite: bool,
 }
@@ -98,7 +98,7 @@ impl Task for Wait {
 
 /// Blocks its thread.
 #[derive(Serialize, Deserialize)]
-pub struct Block {
+pub(crate) struct Block {
     pub ms: u64,
 }
 
@@ -114,7 +114,7 @@ impl Task for Block {
 
 /// Takes its worker with it.
 #[derive(Serialize, Deserialize)]
-pub enum Die {
+pub(crate) enum Die {
     Signal(i32),
     Exit(i32),
     Abort,
@@ -153,7 +153,7 @@ fn overflow(n: u64) -> u64 {
 
 /// Panics.
 #[derive(Serialize, Deserialize)]
-pub struct Panic(pub String);
+pub(crate) struct Panic(pub String);
 
 impl Task for Panic {
     const NAME: &'static str = "panic";
@@ -166,7 +166,7 @@ impl Task for Panic {
 
 /// Writes a line to a file in one piece, then blocks.
 #[derive(Serialize, Deserialize)]
-pub struct Append {
+pub(crate) struct Append {
     pub path: PathBuf,
     pub line: u64,
     pub then_ms: u64,
@@ -185,11 +185,11 @@ impl Task for Append {
 
 /// Gives back something that may fail on its way.
 #[derive(Serialize, Deserialize)]
-pub struct Reply(pub Way);
+pub(crate) struct Reply(pub Way);
 
 /// How a reply travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Way {
+pub(crate) enum Way {
     Unencodable,
     Undecodable,
     Fine,
@@ -197,7 +197,7 @@ pub enum Way {
 
 /// An output that travels as it says.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Traveller(pub Way);
+pub(crate) struct Traveller(pub Way);
 
 impl Serialize for Traveller {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -228,7 +228,7 @@ impl Task for Reply {
 
 /// An output of many bytes.
 #[derive(Serialize, Deserialize)]
-pub struct Fill {
+pub(crate) struct Fill {
     pub bytes: usize,
 }
 
@@ -243,7 +243,7 @@ impl Task for Fill {
 
 /// Writes to everything that a worker might take for its link, and reads from it.
 #[derive(Serialize, Deserialize)]
-pub struct Print(pub u64);
+pub(crate) struct Print(pub u64);
 
 impl Task for Print {
     const NAME: &'static str = "print";
@@ -259,7 +259,7 @@ impl Task for Print {
 
 /// Leaves a child of its own behind and gives its process id.
 #[derive(Serialize, Deserialize)]
-pub struct Grandchild;
+pub(crate) struct Grandchild;
 
 impl Task for Grandchild {
     const NAME: &'static str = "grandchild";
@@ -273,21 +273,21 @@ impl Task for Grandchild {
 }
 
 /// Appends a line to a file.
-pub fn note(path: &Path, line: &str) {
+pub(crate) fn note(path: &Path, line: &str) {
     let mut file = std::fs::File::options().append(true).create(true).open(path).unwrap();
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// The lines of a file; none if it is not there.
-pub fn notes(path: &Path) -> Vec<String> {
+pub(crate) fn notes(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// A folder of the test's own, removed at its end.
-pub struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use std::sync::atomic::{AtomicU32, Ordering};
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -296,7 +296,7 @@ impl Folder {
         Self(path)
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -308,7 +308,7 @@ impl Drop for Folder {
 }
 
 /// Runs a test on a runtime of its own, current-thread and then multi-thread, with a limit that no test should need.
-pub fn on_both_runtimes<F: Future<Output = ()>>(test: impl Fn() -> F) {
+pub(crate) fn on_both_runtimes<F: Future<Output = ()>>(test: impl Fn() -> F) {
     let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     limited(&current, test());
     drop(current);
@@ -317,7 +317,7 @@ pub fn on_both_runtimes<F: Future<Output = ()>>(test: impl Fn() -> F) {
 }
 
 /// Runs a test on a current-thread runtime, with a limit that no test should need.
-pub fn on_a_runtime<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+pub(crate) fn on_a_runtime<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
     let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     limited(&current, test());
 }
@@ -331,15 +331,12 @@ fn limited(runtime: &tokio::runtime::Runtime, test: impl Future<Output = ()>) {
 }
 
 /// A pool of `n` workers whose ladder is short.
-pub fn quick(n: usize) -> PoolBuilder {
-    Pool::builder()
-        .workers(n)
-        .cancel_grace(Duration::from_millis(200))
-        .term_grace(Duration::from_millis(200))
+pub(crate) fn quick(n: usize) -> PoolBuilder {
+    Pool::builder().workers(n).cancel_grace(Duration::from_millis(200)).term_grace(Duration::from_millis(200))
 }
 
 /// The process ids of all workers, once all of them take tasks.
-pub async fn pids(pool: &Pool, n: usize) -> Vec<u32> {
+pub(crate) async fn pids(pool: &Pool, n: usize) -> Vec<u32> {
     until(|| {
         let workers = pool.stats().workers;
         workers.iter().filter(|worker| worker.state == procpool::WorkerState::Open).count() == n
@@ -349,7 +346,7 @@ pub async fn pids(pool: &Pool, n: usize) -> Vec<u32> {
 }
 
 /// Waits until something is so; the condition is looked at every few milliseconds.
-pub async fn until(mut so: impl FnMut() -> bool) {
+pub(crate) async fn until(mut so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !so() {
         assert!(Instant::now() < end, "it never became so; the tree below this process:\n{}", tree());
@@ -358,7 +355,7 @@ pub async fn until(mut so: impl FnMut() -> bool) {
 }
 
 /// As `until`, outside of a runtime.
-pub fn until_blocking(mut so: impl FnMut() -> bool) {
+pub(crate) fn until_blocking(mut so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !so() {
         assert!(Instant::now() < end, "it never became so; the tree below this process:\n{}", tree());
@@ -367,7 +364,7 @@ pub fn until_blocking(mut so: impl FnMut() -> bool) {
 }
 
 /// Whether there is a process of this id, zombies of ours included, those that others have yet to reap not.
-pub fn exists(pid: u32) -> bool {
+pub(crate) fn exists(pid: u32) -> bool {
     match status(pid) {
         Some((state, parent)) => !matches!(state, 'Z' | 'X') || parent == std::process::id(),
         None => false,
@@ -382,16 +379,18 @@ fn status(pid: u32) -> Option<(char, u32)> {
 }
 
 /// The processes below this one, for messages of failed tests.
-pub fn tree() -> String {
+pub(crate) fn tree() -> String {
     let mut lines = String::new();
-    let ids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let ids =
+        std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
     for pid in ids.collect::<Vec<u32>>() {
         if let Some((state, parent)) = status(pid)
             && parent == std::process::id()
         {
             let name = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let stack = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-            lines += &format!("{pid} {state} {} {stack}\n", String::from_utf8_lossy(&name).replace('\0', " "));
+            lines +=
+                &format!("{pid} {state} {} {stack}\n", String::from_utf8_lossy(&name).replace('\0', " "));
         }
     }
     lines

@@ -1,2 +1,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bug { DoubleResolve, ForgetLost, RerunBegun, RequeueLast, FeedLeaving, ForgetRung, AcceptStale, ForgetStarting, NoBackOff, CountStops }
+pub(crate) enum Bug {
+    DoubleResolve,
+    ForgetLost,
+    RerunBegun,
+    RequeueLast,
+    FeedLeaving,
+    ForgetRung,
+    AcceptStale,
+    ForgetStarting,
+    NoBackOff,
+    CountStops,
+}

@@ -183,3 +183,28 @@ fn a_frame_that_cannot_be_understood_ends_the_worker_with_a_line() {
         assert!(stderr.contains("the parent can't be understood"), "{stderr}");
     }
 }
+
+#[test]
+fn an_idle_worker_does_not_wake_up_and_watches_again_when_it_is_busy() {
+    let mut parent = Parent::start();
+    parent.call(&Block(30));
+    let pid = parent.pid();
+    let switches = || -> Vec<String> {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let status =
+            threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+        status
+            .flat_map(|status| {
+                status.lines().filter(|line| line.contains("ctxt")).map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    super::parent::eventually("both threads sleep", || {
+        let before = switches();
+        std::thread::sleep(Duration::from_millis(200));
+        before == switches()
+    });
+    parent.run(&Stubborn());
+    parent.await_begun(2);
+    ping(&mut parent, 1);
+}

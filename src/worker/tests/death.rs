@@ -23,7 +23,7 @@ fn root() {
     let Some(what) = name.strip_prefix(ROOT) else { return };
     let mut parent = Parent::start();
     let mut pids = vec![parent.pid()];
-    let mut held: Option<Child> = None;
+    let mut held = None;
     match what {
         "computing" => drop(parent.run(&Stubborn())),
         "deaf" => drop(parent.run(&Deaf())),
@@ -32,10 +32,11 @@ fn root() {
         "held" => {
             // Someone else holds the parent's end of the link, so the worker does not see it end.
             let link = OwnedFd::from(parent.link.try_clone().unwrap());
-            let child = held.insert(Command::new("sleep").arg("600").stdin(link).spawn().unwrap());
-            parent.run(&Stubborn());
+            let Held(child) =
+                held.insert(Held(Command::new("sleep").arg("600").stdin(link).spawn().unwrap()));
             // Not a process that has to end: the test ends it.
             pids.push(child.id());
+            parent.run(&Stubborn());
         }
         _ => {}
     }
@@ -45,6 +46,16 @@ fn root() {
     eprintln!("pids {}", pids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
     let _ = std::io::stdin().read(&mut [0]);
     drop((parent, held));
+}
+
+/// Ends the process should the root fail.
+struct Held(Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A root with its worker doing `what`, and the processes that it has made.

@@ -98,9 +98,12 @@ impl Lives {
 pub(super) fn start(shared: &Arc<Shared>, lives: Lives) -> io::Result<()> {
     let shared = Arc::clone(shared);
     let watcher = thread::Builder::new().name("procpool-watch".into()).stack_size(STACK);
-    signal::with_all_blocked(|| {
-        watcher.spawn(move || Watcher { shared, lives, state: State::start() }.run())
-    })??;
+    let run = move || {
+        let watcher = Watcher { shared, lives, state: State::start() };
+        let _ = catch_unwind(AssertUnwindSafe(|| watcher.run()));
+        leave::fail(leave::UNFIT, "the watcher has failed")
+    };
+    signal::with_all_blocked(|| watcher.spawn(run))??;
     Ok(())
 }
 

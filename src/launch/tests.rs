@@ -467,8 +467,9 @@ fn ignored_child_signals_cost_the_status_and_nothing_else() {
         &["env", "--ignore-signal=CHLD"],
         "ignored_child_signals_cost_the_status_and_nothing_else",
         || {
-            let mut launched = launch("sleep 600 & echo last words >&2; exit 3");
+            let mut launched = launch("sleep 600 & read a; read b; read c; echo last words >&2; exit 3");
             let pid = launched.process.pid();
+            nix::unistd::write(&launched.socket, b"\n").unwrap();
             assert_eq!(exited(&mut launched).exit, Exit::Unknown);
             assert_eq!(launched.process.stderr_tail(), "last words\n");
             drop(launched);

@@ -4,16 +4,53 @@
 //! ([`Scheduler::poll_action`]) and calls it again at the time that it names ([`Scheduler::poll_timeout`]).
 //!
 //! ```text
-//!  task    Queued ──▶ Sent ──▶ (Begun) ──▶ resolved, exactly once
-//!            │ ▲        │         │
-//!     cancel │ └─ lost ─┤         ├─ lost ─────────▶ Crashed
-//!            ▼          ▼         ▼
-//!         resolved   Stopping ── answers in time ──▶ Cancelled
-//!                        └── Cancel, 1 s, SIGTERM to the group, 1 s, SIGKILL ──▶ its lost path
+//!  task    Queued ── send ──▶ Sent ──▶ (Begun) ──▶ resolved, exactly once
+//!            │ ▲                │         │
+//!     cancel │ └──── lost ──────┤         ├─ lost ─────────▶ Crashed, or what the worker was killed for
+//!            ▼             stop ▼         ▼ stop
+//!         resolved            Stopping ── done ──▶ Cancelled, or the answer if that was faster
+//!                               └── climb: Cancel, grace, SIGTERM to the group, grace, SIGKILL ──▶ its lost path
 //!
-//!  worker  Starting ──▶ Ready ──▶ Open ──▶ Leaving ──▶ gone
-//!              └──────────┴─────────┴── lost ──▶ gone ──▶ relaunch after back-off, within an intensity
+//!  worker  Starting ─ greeted ─▶ Ready ─ opened ─▶ Open ─ dismiss ─▶ Leaving ─ parted ─▶ Parted ─ lost ─▶ gone
+//!              │                   │                ├─ hung_up ─▶ HungUp, 250 ms             │
+//!              └──── doom ─────────┴────────────────┴─────────────────┴──────────────────────┤
+//!                                                                                            ▼
+//!                                                      Doomed ─ lost, or after 1 s abandon ─▶ gone
+//!          gone ─ replace: back-off, then the bucket ─▶ launch
 //! ```
+//!
+//! | file | |
+//! |---|---|
+//! | `scheduler` | inputs in, actions out; queue to worker and back |
+//! | `queue` | the table of tasks and the lists through it |
+//! | `worker` | what is known of a worker and its seat; back-off and bucket |
+//! | `supervise` | the ladder, pings, limits, killing |
+//! | `staff` | launching, opening, losing, replacing workers |
+//! | `close` | shutdown, drain, abort |
+//! | `clock` | supervised time and alarms |
+//! | `sim`, `tests` | the simulator with its planted bugs; single rules by example |
+//!
+//! # Invariants
+//!
+//! The simulator judges all of them after every call, from outside wherever they can be seen there.
+//!
+//! 1. Every submitted task is resolved exactly once, in bounded time after the cause; a late one is refused even after
+//!    `Closed`.
+//! 2. A task that had not begun when its worker was lost goes back to its place in the queue. One that may have begun is
+//!    never sent again, and `may_have_run: false` is a promise.
+//! 3. A worker holds at most `slots` tasks; the emptiest open worker is served first; no task waits beside room.
+//! 4. Nothing is sent to a worker that has not opened, was told to go, got SIGTERM or SIGKILL, said `Bye` or hung up.
+//! 5. Tasks are sent in the order of submission; the queue is always in that order.
+//! 6. A loss or a violation touches only that worker's tasks, and only a worker with a reason is killed. Time in which
+//!    this process did not run is no reason.
+//! 7. After `Shutdown`, `Drain` or `Abort` it always gets to "no tasks, no workers" and says `Closed` once. After the
+//!    first and the last in bounded time, workers that were just being started included.
+//! 8. Replacing workers never spins: back-off per seat, intensity for the pool, and single probes once starting has
+//!    failed three times in a row. What we sent away ourselves costs nothing.
+//! 9. Same inputs, same actions.
+//! 10. [`Scheduler::poll_timeout`] lies after the last call, always: nothing that is due is left undone.
+//! 11. An alarm has an owner who knows of it; every phase of a worker but `Open`, and every task on the ladder, has one.
+//! 12. Counts are derived from tables.
 
 #[macro_use]
 mod plant;
@@ -26,6 +63,8 @@ mod scheduler;
 mod sim;
 mod staff;
 mod supervise;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::time::Duration;
@@ -69,7 +108,9 @@ impl Default for Config {
 pub(crate) enum Input {
     /// Keep the configured number of workers from now on. First, once.
     Start,
-    /// A caller wants this task run. The driver chose the id: its index is free in the driver's table.
+    /// A caller wants this task run. The driver chose the id: its index is free in the driver's table. Resolved at once
+    /// when the pool is closing (`Closed`), or when starting workers has been given up and no probe is under way
+    /// (`Launch`).
     Submit { task: TaskId },
     /// A caller no longer wants this task. Stale ids are ignored.
     Cancel { task: TaskId },
@@ -85,7 +126,8 @@ pub(crate) enum Input {
     Violated { worker: WorkerId },
     /// The link's end was reached but the process has not been seen to end. It gets a moment to do so by itself.
     HungUp { worker: WorkerId },
-    /// The worker said `Bye`: what comes now is a planned exit.
+    /// The worker said `Bye`: what comes now is a planned exit. Any frame after it is a violation. One that was not told to
+    /// go is replaced like one that crashed, or it could say so for ever.
     Bye { worker: WorkerId },
     /// The worker is gone and every complete frame from it has been handled; or it could not be launched. Of the tasks
     /// sent to it, in the order of sending and counted from 1, those up to `begun` may have begun (`u64::MAX`: all).
@@ -103,7 +145,7 @@ pub(crate) enum Input {
 /// How a worker says that a task has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Answer {
-    /// With an output, a panic or an error of its own: whatever it is, the caller gets it.
+    /// With an output, a panic or an error of its own: whatever it is, the caller gets it, cancelled or not.
     Finished,
     /// It was stopped. `began` says whether its code ever ran.
     Cancelled { began: bool },
@@ -116,13 +158,14 @@ pub(crate) enum Action {
     Launch { worker: WorkerId },
     /// Send the task. Runs of one worker are sent in the order of their actions: both sides count them.
     Run { worker: WorkerId, task: TaskId, attempt: u32 },
-    /// Send `Cancel`.
+    /// Send `Cancel`. Never to a worker that can't read it any more; that one goes up the ladder in silence.
     Cancel { worker: WorkerId, task: TaskId, grace: Duration },
-    /// Send `Drain`.
+    /// Send `Drain`. The worker holds nothing.
     Drain { worker: WorkerId },
     /// Send `Ping`.
     Ping { worker: WorkerId },
-    /// SIGTERM to the worker's group.
+    /// SIGTERM to the worker's group. Once per worker, which gets nothing more to do: if it survives, it is drained when it
+    /// is idle.
     Terminate { worker: WorkerId },
     /// SIGKILL to the worker's group, or give up starting it. `Lost` must follow.
     Kill { worker: WorkerId },
@@ -130,9 +173,10 @@ pub(crate) enum Action {
     Abandon { worker: WorkerId },
     /// Give this to the task's caller and forget the task. Exactly once per task.
     Resolve { task: TaskId, outcome: Outcome },
-    /// The first worker opened (`ok`), or starting them has been given up for now.
+    /// The first worker opened (`ok`), or starting them has been given up for now: three starts in a row have failed and
+    /// none is under way. Each at most once, and nothing after `ok`; neither, if the pool is closed before.
     Started { ok: bool },
-    /// After `Shutdown`, `Drain` or `Abort`: no tasks, no workers. Once, last.
+    /// After `Shutdown`, `Drain` or `Abort`: no tasks, no workers. Once, last, but for the refusal of later submissions.
     Closed,
 }
 
@@ -141,6 +185,6 @@ pub(crate) enum Action {
 pub(crate) enum Outcome {
     /// The answer that the driver holds in its hand.
     Answered,
-    /// An error.
+    /// An error. `worker`: who held it, or who failed to start last (`Launch`).
     Failed { kind: ErrorKind, worker: Option<WorkerId>, attempts: u32, may_have_run: bool },
 }

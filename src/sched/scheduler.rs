@@ -263,7 +263,9 @@ impl Scheduler {
     pub(super) fn list(&mut self, seat: u32) {
         let slots = self.config.slots;
         let has_room = |worker: &&Worker| {
-            let open = worker.is_open() || planted!(self, FeedLeaving) && worker.phase == Phase::Leaving;
+            let leaving =
+                planted!(self, FeedLeaving) && self.mode == Mode::Running && worker.phase == Phase::Leaving;
+            let open = worker.is_open() || leaving;
             open && worker.tasks.len() < slots
         };
         let load = self.worker(seat).filter(has_room).map(|worker| worker.tasks.len());

@@ -143,9 +143,10 @@ impl Scheduler {
             self.tasks.at(index).is_some_and(|it| it.sent.as_ref().is_some_and(|it| it.stop.is_some()))
         };
         let silent = now.saturating_sub(worker.heard);
-        let again = if worker.tasks.iter(&self.tasks).any(stopping) {
-            WATCH
-        } else if silent >= SILENCE {
+        if worker.tasks.iter(&self.tasks).any(stopping) {
+            return self.clock.arm(Alarm::Watch(seat), &mut place.watch, WATCH);
+        }
+        let again = if silent >= SILENCE {
             return self.doom(seat, Cause::Silence);
         } else if silent >= WATCH {
             WATCH.min(SILENCE - silent)

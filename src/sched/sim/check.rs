@@ -1,0 +1,100 @@
+//! The scheduler's tables must agree with each other. What it does is judged from outside, by the model.
+
+use super::{Checked, ensure};
+use crate::sched::clock::Alarm;
+use crate::sched::queue::Sent;
+use crate::sched::scheduler::{Mode, Scheduler};
+use crate::sched::worker::{Phase, Worker};
+
+impl Scheduler {
+    /// Whether every table agrees with every other.
+    pub(in crate::sched) fn check(&self) -> Checked {
+        if self.mode == Mode::Closed {
+            ensure!(self.tasks.count() == 0 && self.workers().count() == 0, "closed, yet not empty");
+            return Ok(());
+        }
+        let mut alarms = 0;
+        let mut expect = |alarm, due: Option<_>| {
+            alarms += usize::from(due.is_some());
+            due.is_none() || self.clock.is_set(alarm, due)
+        };
+        ensure!(expect(Alarm::Limit, self.limit), "limit");
+        ensure!(expect(Alarm::Probe, self.staff.probe), "probe");
+        for (index, seat) in (0..).zip(&self.seats) {
+            ensure!(expect(Alarm::Seat(index), seat.due), "seat {index}");
+            ensure!(expect(Alarm::Watch(index), seat.watch), "watch {index}");
+            for task in seat.worker.iter().flat_map(|worker| worker.tasks.iter(&self.tasks)) {
+                let sent = self.tasks.at(task).and_then(|task| task.sent.as_ref());
+                let due = sent.and_then(|sent| sent.stop.as_ref()?.due);
+                ensure!(expect(Alarm::Task(task), due), "ladder of {task}");
+            }
+        }
+        ensure!(alarms == self.clock.pending(), "{} alarms, {alarms} owners", self.clock.pending());
+        self.check_queue()?;
+        for index in 0..self.seats.len() {
+            self.check_seat(index as u32)?;
+        }
+        self.check_hope()
+    }
+
+    fn check_queue(&self) -> Checked {
+        let queued: Vec<_> = self.queue.iter(&self.tasks).filter_map(|index| self.tasks.at(index)).collect();
+        ensure!(queued.len() == self.queue.len() as usize, "the queue's length");
+        ensure!(queued.iter().all(|task| task.sent.is_none()), "a task is queued and sent");
+        ensure!(queued.is_sorted_by_key(|task| task.order), "the queue is out of order");
+        let held: u32 = self.workers().map(|worker| worker.tasks.len()).sum();
+        ensure!(queued.len() + held as usize == self.tasks.count(), "a task is in no list");
+        ensure!(queued.is_empty() || self.mode < Mode::Closing, "closing, yet tasks wait");
+        ensure!(queued.is_empty() || self.ready.iter().all(|list| list.is_empty()), "tasks wait beside room");
+        Ok(())
+    }
+
+    fn check_seat(&self, index: u32) -> Checked {
+        let seat = &self.seats[index as usize];
+        let room = |worker: &&Worker| worker.is_open() && worker.tasks.len() < self.config.slots;
+        let load = seat.worker.as_ref().filter(room).map(|worker| worker.tasks.len());
+        ensure!(seat.listed == load, "seat {index} is listed as {:?}, not {load:?}", seat.listed);
+        for (level, list) in (0..).zip(&self.ready) {
+            let listed = list.iter(&self.seats).any(|other| other == index);
+            ensure!(listed == (load == Some(level)), "seat {index} in level {level}");
+        }
+        let Some(worker) = &seat.worker else { return Ok(()) };
+        ensure!(worker.id.index == index, "{:?} sits in seat {index}", worker.id);
+        ensure!(worker.tasks.len() <= self.config.slots, "{:?} holds too much", worker.id);
+        ensure!(seat.due.is_some() == (worker.phase != Phase::Open), "{:?} has no limit", worker.id);
+        let mut last = 0;
+        for task in worker.tasks.iter(&self.tasks) {
+            let sent = self.tasks.at(task).and_then(|task| task.sent.as_ref());
+            let Some(Sent { seat, sequence, stop, .. }) = sent else {
+                return Err(format!("{:?} holds {task}, which was not sent", worker.id));
+            };
+            ensure!(
+                *seat == index && *sequence > last && *sequence <= worker.sent,
+                "task {task} on {:?}",
+                worker.id
+            );
+            let climbs = stop.as_ref().is_none_or(|stop| stop.due.is_some());
+            ensure!(climbs || worker.is_doomed(), "task {task} has fallen off its ladder");
+            last = *sequence;
+        }
+        let watched = seat.watch.is_some() || worker.tasks.is_empty() || worker.is_doomed();
+        ensure!(watched, "nobody watches {:?}", worker.id);
+        Ok(())
+    }
+
+    /// Whoever waits, waits for something that will happen.
+    fn check_hope(&self) -> Checked {
+        let probing = self.staff.is_probing();
+        let hope = self.workers().any(Worker::is_starting) || self.staff.probe.is_some();
+        ensure!(self.mode != Mode::Running || !probing || hope, "no probe is to come");
+        for (index, seat) in self.seats.iter().enumerate() {
+            let waits = seat.used && seat.worker.is_none() && seat.due.is_none();
+            ensure!(self.mode != Mode::Running || probing || !waits, "seat {index} is forgotten");
+        }
+        let draining = self.mode == Mode::Draining && !self.queue.is_empty();
+        let coming =
+            self.seats.iter().any(|seat| seat.due.is_some() || !seat.used) || self.workers().count() > 0;
+        ensure!(!draining || hope || coming, "draining for ever");
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! What one seed stands for: the pool, its users, and how badly its workers behave.
+
+use std::time::Duration;
+
+use super::rng::Rng;
+use crate::sched::{Config, Input};
+
+/// What a worker may do with a task, or on its way to being open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The task dies with its worker, begun or not.
+    Die,
+    /// Never answers; whether it heeds `Cancel` and pings is another matter.
+    Hang,
+    /// Answers twice.
+    Twice,
+    /// Answers for a task that is on another worker, or on none.
+    Stranger,
+    /// Answers with another attempt's number.
+    Stale,
+    /// Its link ends; the process lives on for a while.
+    HangUp,
+    /// Sends what the driver cannot decode.
+    Garble,
+    /// Says `Bye` unasked, and may go on talking.
+    Bye,
+    /// Says that the task was cancelled.
+    Quit,
+    /// Greets or opens once too often.
+    Greet,
+}
+
+pub(super) const FAULTS: [Fault; 10] = [
+    Fault::Die,
+    Fault::Hang,
+    Fault::Twice,
+    Fault::Stranger,
+    Fault::Stale,
+    Fault::HangUp,
+    Fault::Garble,
+    Fault::Bye,
+    Fault::Quit,
+    Fault::Greet,
+];
+
+pub(super) struct Plan {
+    pub(super) config: Config,
+    pub(super) tasks: u64,
+    /// How long the bad times last.
+    pub(super) chaos: Duration,
+    /// Faults that occur, and how often per task, in percent.
+    pub(super) faults: Vec<Fault>,
+    pub(super) faulty: u64,
+    /// How often a start fails or hangs, in percent; and when none succeeds at all.
+    pub(super) bad_start: u64,
+    pub(super) blackout: Option<(Duration, Duration)>,
+    /// How often a worker ignores `Cancel`, SIGTERM, SIGKILL or `Drain`, in percent.
+    pub(super) stubborn: u64,
+    pub(super) immortal: u64,
+    /// How often a task is cancelled, in percent.
+    pub(super) cancels: u64,
+    pub(super) stalls: Vec<(Duration, Duration)>,
+    /// How and when the pool is closed, the first time and perhaps again.
+    pub(super) closes: Vec<(Duration, Input)>,
+}
+
+impl Plan {
+    pub(super) fn new(rng: &mut Rng) -> Self {
+        let config = Config {
+            workers: rng.within(1..6) as u32,
+            slots: rng.pick(&[1, 1, 1, 2, 3, 5]),
+            start_limit: rng.millis(2_500..10_000),
+            init_limit: rng.millis(2_500..10_000),
+            cancel_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 1000])),
+            term_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 1000])),
+        };
+        let chaos = rng.millis(500..12_000);
+        let within = |rng: &mut Rng| rng.millis(0..chaos.as_millis() as u64);
+        let faults = match rng.within(0..4) {
+            0 => Vec::new(),
+            1 => vec![rng.pick(&FAULTS)],
+            2 => vec![rng.pick(&FAULTS), rng.pick(&FAULTS)],
+            _ => FAULTS.to_vec(),
+        };
+        let mut closes = Vec::new();
+        if rng.percent(40) {
+            let mut at = within(rng);
+            for _ in 0..rng.pick(&[1, 1, 2, 3]) {
+                closes.push((at, close(rng)));
+                at += rng.millis(0..1500);
+            }
+        }
+        let stalls = match rng.within(0..3) {
+            0 => (0..rng.within(1..4)).map(|_| (within(rng), rng.millis(200..15_000))).collect(),
+            _ => Vec::new(),
+        };
+        let blackout = rng.percent(20).then(|| (within(rng), rng.millis(200..20_000)));
+        Self {
+            tasks: rng.pick(&[5, 20, 60, 60, 120]),
+            faulty: rng.pick(&[2, 10, 10, 40]),
+            bad_start: rng.pick(&[0, 0, 5, 30, 70]),
+            blackout: if rng.percent(15) { Some((Duration::ZERO, chaos)) } else { blackout },
+            stubborn: rng.pick(&[0, 20, 60]),
+            immortal: rng.pick(&[0, 0, 0, 10]),
+            cancels: rng.pick(&[0, 5, 30]),
+            config,
+            chaos,
+            faults,
+            stalls,
+            closes,
+        }
+    }
+
+    pub(super) fn is_black(&self, now: Duration) -> bool {
+        self.blackout.is_some_and(|(from, length)| now >= from && now < from + length)
+    }
+}
+
+pub(super) fn close(rng: &mut Rng) -> Input {
+    match rng.within(0..4) {
+        0 => Input::Abort,
+        1 => Input::Drain,
+        2 => Input::Shutdown { limit: rng.millis(0..3000) },
+        _ => Input::Shutdown { limit: Duration::from_secs(rng.pick(&[0, 1, 30])) },
+    }
+}

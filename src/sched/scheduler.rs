@@ -201,7 +201,7 @@ impl Scheduler {
                     worker.finished += 1;
                 }
                 self.finished += 1;
-                if planted!(self, DoubleResolve) && self.finished % 16 == 0 {
+                if planted!(self, DoubleResolve) && self.finished.is_multiple_of(16) {
                     self.act(Action::Resolve { task: id, outcome: Outcome::Answered });
                 }
                 self.resolve(id.index, Outcome::Answered);

@@ -109,7 +109,7 @@ impl Scheduler {
             let Some(sent) = task.sent.take() else { continue };
             let (ran, stop) = (task.ran, sent.stop.map(|stop| stop.kind));
             if sent.sequence <= begun && !planted!(self, RerunBegun) {
-                self.fail(index, stop.unwrap_or(worker.blame()), Some(worker.id), true);
+                self.fail(index, stop.unwrap_or_else(|| worker.blame()), Some(worker.id), true);
             } else if let Some(kind) = stop {
                 self.fail(index, kind, Some(worker.id), ran);
             } else if self.mode >= Mode::Closing {

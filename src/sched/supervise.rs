@@ -136,7 +136,9 @@ impl Scheduler {
     fn watch(&mut self, seat: u32) {
         let now = self.clock.now();
         let place = &mut self.seats[seat as usize];
-        let Some(worker) = place.worker.as_mut().filter(|it| !it.is_doomed() && !it.tasks.is_empty()) else {
+        // In any other phase it has a limit anyway, and may not be able to answer.
+        let open = place.worker.as_mut().filter(|it| it.phase == Phase::Open && !it.tasks.is_empty());
+        let Some(worker) = open else {
             return;
         };
         let stopping = |index| {

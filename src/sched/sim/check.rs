@@ -77,7 +77,7 @@ impl Scheduler {
             ensure!(climbs || worker.is_doomed(), "task {task} has fallen off its ladder");
             last = *sequence;
         }
-        let watched = seat.watch.is_some() || worker.tasks.is_empty() || worker.is_doomed();
+        let watched = seat.watch.is_some() || worker.tasks.is_empty() || worker.phase != Phase::Open;
         ensure!(watched, "nobody watches {:?}", worker.id);
         Ok(())
     }

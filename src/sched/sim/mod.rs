@@ -2,21 +2,25 @@
 //! room's invariants; what single rules mean is shown in `tests`.
 //!
 //! ```text
-//!  plan ── what a seed stands for      world ── time, users, workers, driver
-//!  rng  ── one seed, one sequence      model ── what may be demanded from outside
-//!                                      check ── what the tables must agree on
+//!  plan  ── what a seed stands for           model ── what a bystander knows
+//!  rng   ── one seed, one sequence           judge ── what he demands of every action, and after every call
+//!  world ── time, users, the driver          check ── what the tables must agree on
+//!  fakes ── workers, good and bad
 //! ```
 //!
-//! A failure prints its seed. `PROCPOOL_SEED=… cargo test --lib sched::sim::seeds -- --nocapture` lives through that one
-//! again and prints every input and action; `PROCPOOL_FULL=1` takes four times as many seeds;
+//! A failure prints its seed. `PROCPOOL_SEED=… cargo test --lib sched::sim::every -- --nocapture` lives through that one
+//! again and prints every input and action; `PROCPOOL_FULL=1` takes four times as many seeds, 2 twice that, and so on;
 //! `PROCPOOL_PLANT=… cargo test --lib sched::sim::planted -- --nocapture` shows one planted bug being caught.
 
 mod check;
+mod fakes;
+mod judge;
 mod model;
 mod plan;
 mod rng;
 mod world;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::process::Command;
 
@@ -75,13 +79,37 @@ const BUGS: [(&str, Bug); 10] = [
 /// How many fixed seeds, and how many that change with every commit.
 const SEEDS: u64 = 500;
 
+/// What the seeds together have to get to, at least 20 times each.
+const REACHED: [&str; 20] = [
+    "Abandon",
+    "Cancel",
+    "Closed",
+    "Drain",
+    "Failed Cancelled",
+    "Failed Cancelled, perhaps run",
+    "Failed Closed",
+    "Failed Closed, perhaps run",
+    "Failed Collateral, perhaps run",
+    "Failed Crashed, perhaps run",
+    "Failed Launch",
+    "Failed Protocol, perhaps run",
+    "Failed Unresponsive, perhaps run",
+    "Kill",
+    "Launch",
+    "Ping",
+    "Run again",
+    "Started false",
+    "Started true",
+    "Terminate",
+];
+
 /// Within how many seeds a planted bug has to be caught.
 const CATCH: u64 = 200;
 
 /// The same for everybody, and others after every commit: these find what those have got used to.
 fn seeds() -> Vec<u64> {
-    let full = env::var_os("PROCPOOL_FULL").is_some();
-    let count = if full { 4 * SEEDS } else { SEEDS };
+    let full = env::var("PROCPOOL_FULL").ok().and_then(|times| times.parse::<u64>().ok());
+    let count = full.map_or(SEEDS, |times| 4 * SEEDS * times);
     let mut seeds: Vec<u64> = (0..count).collect();
     let git =
         Command::new("git").args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
@@ -98,16 +126,23 @@ fn every_rule_holds_for_every_seed() {
     if let Some(seed) = env::var("PROCPOOL_SEED").ok().and_then(|seed| seed.parse().ok()) {
         return World::new(seed, None, true).run().map(drop).unwrap();
     }
-    let mut steps = 0;
+    let (mut steps, mut done) = (0, BTreeMap::<String, u64>::new());
     for seed in seeds() {
         let world = std::panic::catch_unwind(|| World::new(seed, None, false).run());
         match world {
-            Ok(Ok((_, some))) => steps += some,
+            Ok(Ok(life)) => {
+                steps += life.steps;
+                life.done.into_iter().for_each(|(kind, count)| *done.entry(kind).or_default() += count);
+            }
             Ok(Err(rule)) => panic!("{rule}; live through it again with PROCPOOL_SEED={seed}"),
             Err(_) => panic!("a panic; live through it again with PROCPOOL_SEED={seed}"),
         }
     }
-    println!("{steps} steps");
+    println!("{steps} steps: {done:?}");
+    // A simulation that no longer gets somewhere proves nothing about it.
+    for kind in REACHED {
+        assert!(done.get(kind).is_some_and(|&count| count >= 20), "{kind} is hardly ever reached");
+    }
 }
 
 #[test]

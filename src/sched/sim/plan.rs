@@ -59,6 +59,8 @@ pub(super) struct Plan {
     pub(super) immortal: u64,
     /// How often a task is cancelled, in percent.
     pub(super) cancels: u64,
+    /// How often a task takes seconds, in percent.
+    pub(super) slow: u64,
     pub(super) stalls: Vec<(Duration, Duration)>,
     /// How and when the pool is closed, the first time and perhaps again.
     pub(super) closes: Vec<(Duration, Input)>,
@@ -68,7 +70,7 @@ impl Plan {
     pub(super) fn new(rng: &mut Rng) -> Self {
         let config = Config {
             workers: rng.within(1..6) as u32,
-            slots: rng.pick(&[1, 1, 1, 2, 3, 5]),
+            slots: rng.pick(&[1, 1, 2, 3, 5]),
             start_limit: rng.millis(2_500..10_000),
             init_limit: rng.millis(2_500..10_000),
             cancel_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 1000])),
@@ -78,6 +80,7 @@ impl Plan {
         let within = |rng: &mut Rng| rng.millis(0..chaos.as_millis() as u64);
         let faults = match rng.within(0..4) {
             0 => Vec::new(),
+            1 if rng.percent(50) => vec![Fault::Die],
             1 => vec![rng.pick(&FAULTS)],
             2 => vec![rng.pick(&FAULTS), rng.pick(&FAULTS)],
             _ => FAULTS.to_vec(),
@@ -94,15 +97,16 @@ impl Plan {
             0 => (0..rng.within(1..4)).map(|_| (within(rng), rng.millis(200..15_000))).collect(),
             _ => Vec::new(),
         };
-        let blackout = rng.percent(20).then(|| (within(rng), rng.millis(200..20_000)));
+        let blackout = rng.percent(15).then(|| (within(rng), rng.millis(200..20_000)));
         Self {
             tasks: rng.pick(&[5, 20, 60, 60, 120]),
             faulty: rng.pick(&[2, 10, 10, 40]),
-            bad_start: rng.pick(&[0, 0, 5, 30, 70]),
-            blackout: if rng.percent(15) { Some((Duration::ZERO, chaos)) } else { blackout },
+            bad_start: rng.pick(&[0, 0, 0, 5, 30, 70]),
+            blackout: if rng.percent(8) { Some((Duration::ZERO, chaos)) } else { blackout },
             stubborn: rng.pick(&[0, 20, 60]),
-            immortal: rng.pick(&[0, 0, 0, 10]),
-            cancels: rng.pick(&[0, 5, 30]),
+            immortal: rng.pick(&[0, 0, 10, 40]),
+            cancels: rng.pick(&[0, 10, 40, 80]),
+            slow: rng.pick(&[2, 2, 10, 50]),
             config,
             chaos,
             faults,

@@ -1,40 +1,51 @@
-//! Everything around the scheduler: a clock that jumps from event to event, users, a driver that does as it is told, and
-//! workers that do as they please.
+//! Everything around the scheduler but the workers: a clock that jumps from event to event, users that come and go, a
+//! driver that does as it is told.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
+use super::fakes::{Deed, Fake, Say};
 use super::model::Model;
-use super::plan::{Fault, Plan, close};
+use super::plan::{Plan, close};
 use super::rng::Rng;
 use super::{Bug, Checked, ensure};
 use crate::id::{TaskId, WorkerId};
-use crate::sched::{Action, Answer, Input, Scheduler};
+use crate::sched::{Action, Answer, Input, Outcome, Scheduler};
 
 const MOMENT: Duration = Duration::from_micros(1);
 
 pub(super) struct World {
-    rng: Rng,
-    plan: Plan,
+    pub(super) rng: Rng,
+    pub(super) plan: Plan,
     scheduler: Scheduler,
-    model: Model,
+    pub(super) model: Model,
     base: Instant,
     /// What will happen, by time and then by number.
     events: BTreeMap<(Duration, u64), Event>,
     scheduled: u64,
     /// Until when the parent stands still: what happens meanwhile is seen then.
     frozen: Duration,
-    fakes: BTreeMap<WorkerId, Fake>,
+    pub(super) fakes: BTreeMap<WorkerId, Fake>,
     /// Free places in the driver's table, and how many tasks it has seen.
     places: Vec<u32>,
     serial: u32,
-    calm: bool,
+    pub(super) calm: bool,
     /// Whether tables are checked too, not only what can be seen from outside.
     tables: bool,
     trace: bool,
     hash: DefaultHasher,
+    life: Life,
+}
+
+/// What a run was like.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Life {
+    /// What the trace hashes to.
+    pub(super) trace: u64,
     pub(super) steps: u64,
+    /// How often which kind of thing was done.
+    pub(super) done: BTreeMap<String, u64>,
 }
 
 enum Event {
@@ -42,38 +53,6 @@ enum Event {
     Submit,
     Stall(Duration),
     Worker(WorkerId, Deed),
-}
-
-/// What a worker does.
-#[derive(Clone, Copy)]
-enum Deed {
-    Say(Say),
-    Begin(u64),
-    Answer(u64, Answer),
-    Fail(u64, Fault),
-    Die,
-}
-
-#[derive(Clone, Copy)]
-enum Say {
-    Ready,
-    Open,
-    Pong,
-    Bye,
-}
-
-/// A worker.
-#[derive(Default)]
-struct Fake {
-    /// The tasks that it has not answered: sequence, id, attempt.
-    held: Vec<(u64, TaskId, u32)>,
-    sent: u64,
-    begun: u64,
-    silent: bool,
-    ignores_cancel: bool,
-    ignores_term: bool,
-    ignores_drain: bool,
-    immortal: bool,
 }
 
 impl World {
@@ -98,12 +77,12 @@ impl World {
             tables: bug.is_none(),
             trace,
             hash: DefaultHasher::new(),
-            steps: 0,
+            life: Life::default(),
         }
     }
 
-    /// Lives through the whole plan and says what the trace hashes to.
-    pub(super) fn run(mut self) -> Result<(u64, u64), String> {
+    /// Lives through the whole plan.
+    pub(super) fn run(mut self) -> Result<Life, String> {
         self.feed(Input::Start)?;
         for _ in 0..self.plan.tasks {
             let at = self.rng.millis(0..self.plan.chaos.as_millis() as u64 + 500);
@@ -131,7 +110,8 @@ impl World {
         ensure!(self.model.closed, "it never closed");
         self.submit()?;
         ensure!(self.model.unresolved() == 0, "a late task is not refused");
-        Ok((self.hash.finish(), self.steps))
+        self.life.trace = self.hash.finish();
+        Ok(self.life)
     }
 
     fn until(&mut self, end: Duration, done: impl Fn(&Self) -> bool) -> Checked {
@@ -170,11 +150,11 @@ impl World {
         self.events.insert((at, self.scheduled), event);
     }
 
-    fn after(&mut self, delay: Duration, worker: WorkerId, deed: Deed) {
+    pub(super) fn after(&mut self, delay: Duration, worker: WorkerId, deed: Deed) {
         self.at(self.model.now + delay, Event::Worker(worker, deed));
     }
 
-    fn soon(&mut self, most: u64, worker: WorkerId, deed: Deed) {
+    pub(super) fn soon(&mut self, most: u64, worker: WorkerId, deed: Deed) {
         let delay = self.rng.millis(0..most) + MOMENT;
         self.after(delay, worker, deed);
     }
@@ -212,8 +192,8 @@ impl World {
     }
 
     /// One call of the scheduler, and everything that comes of it.
-    fn feed(&mut self, input: Input) -> Checked {
-        self.steps += 1;
+    pub(super) fn feed(&mut self, input: Input) -> Checked {
+        self.life.steps += 1;
         let now = self.base + self.model.now;
         (self.model.now, &input).hash(&mut self.hash);
         if self.trace {
@@ -223,6 +203,7 @@ impl World {
         self.scheduler.handle(now, input);
         while let Some(action) = self.scheduler.poll_action() {
             action.hash(&mut self.hash);
+            *self.life.done.entry(kind(&action)).or_default() += 1;
             if self.trace {
                 eprintln!("              -> {action:?}");
             }
@@ -289,180 +270,6 @@ impl World {
         }
     }
 
-    fn launch(&mut self, worker: WorkerId) {
-        let bad = |rng: &mut Rng, percent| !self.calm && rng.percent(percent);
-        let stubborn = self.plan.stubborn;
-        let fake = Fake {
-            ignores_cancel: bad(&mut self.rng, stubborn),
-            ignores_term: bad(&mut self.rng, stubborn),
-            ignores_drain: bad(&mut self.rng, stubborn),
-            immortal: bad(&mut self.rng, self.plan.immortal),
-            ..Fake::default()
-        };
-        let black = !self.calm && self.plan.is_black(self.model.now);
-        let fails = black || bad(&mut self.rng, self.plan.bad_start);
-        self.accuse(worker, fails || fake.ignores_drain);
-        self.fakes.insert(worker, fake);
-        let (ready, open) = (self.rng.millis(0..50) + MOMENT, self.rng.millis(50..150));
-        let stage = if fails { self.rng.within(0..5) } else { 9 };
-        if stage > 0 && !(black && self.rng.percent(50)) {
-            self.after(ready, worker, Deed::Say(Say::Ready));
-            if stage == 4 {
-                let twice = self.rng.pick(&[Say::Ready, Say::Bye]);
-                self.after(ready + MOMENT, worker, Deed::Say(twice));
-            }
-        }
-        if stage > 4 {
-            self.after(open, worker, Deed::Say(Say::Open));
-        } else if stage < 3 {
-            // The others hang.
-            self.soon(200, worker, Deed::Die);
-        }
-    }
-
-    /// Notes that from now on there is a reason to kill this worker.
-    fn accuse(&mut self, worker: WorkerId, guilty: bool) {
-        if let Some(known) = self.model.workers.get_mut(&worker) {
-            known.guilty |= guilty;
-        }
-    }
-
-    fn take(&mut self, worker: WorkerId, task: TaskId, attempt: u32) {
-        let Some(fake) = self.fakes.get_mut(&worker) else { return };
-        fake.sent += 1;
-        let sequence = fake.sent;
-        fake.held.push((sequence, task, attempt));
-        let wait = match self.rng.within(0..40) {
-            0 => self.rng.millis(1000..9000),
-            1..5 => self.rng.millis(80..1000),
-            _ => self.rng.millis(1..80),
-        };
-        let faulty = !self.calm && !self.plan.faults.is_empty() && self.rng.percent(self.plan.faulty);
-        let fault = faulty.then(|| self.rng.pick(&self.plan.faults));
-        if fault == Some(Fault::Die) && self.rng.percent(40) {
-            return self.soon(2, worker, Deed::Die);
-        }
-        self.soon(2, worker, Deed::Begin(sequence));
-        match fault {
-            None => self.after(wait, worker, Deed::Answer(sequence, Answer::Finished)),
-            Some(fault) => {
-                self.after(wait.min(Duration::from_millis(500)), worker, Deed::Fail(sequence, fault))
-            }
-        }
-    }
-
-    fn leave(&mut self, worker: WorkerId) {
-        let Some(fake) = self.fakes.get(&worker) else { return };
-        let stays = fake.ignores_drain && !self.calm;
-        if !stays || self.rng.percent(50) {
-            self.soon(50, worker, Deed::Say(Say::Bye));
-        }
-        if !stays {
-            let delay = self.rng.millis(50..120);
-            self.after(delay, worker, Deed::Die);
-        }
-    }
-
-    fn perform(&mut self, worker: WorkerId, deed: Deed) -> Checked {
-        let Some(fake) = self.fakes.get_mut(&worker) else { return Ok(()) };
-        match deed {
-            Deed::Begin(sequence) => fake.begun = fake.begun.max(sequence),
-            Deed::Die => return self.die(worker),
-            Deed::Say(_) | Deed::Answer(..) if fake.silent => {}
-            Deed::Say(Say::Ready) => return self.feed(Input::Ready { worker }),
-            Deed::Say(Say::Open) => return self.feed(Input::Open { worker }),
-            Deed::Say(Say::Pong) => return self.feed(Input::Heard { worker }),
-            Deed::Say(Say::Bye) => return self.feed(Input::Bye { worker }),
-            Deed::Answer(sequence, answer) => {
-                let Some(at) = fake.held.iter().position(|held| held.0 == sequence) else { return Ok(()) };
-                let began = fake.begun >= sequence;
-                let (_, task, attempt) = fake.held.remove(at);
-                let answer = match answer {
-                    Answer::Cancelled { .. } => Answer::Cancelled { began },
-                    Answer::Finished => answer,
-                };
-                return self.feed(Input::Done { worker, task, attempt, answer });
-            }
-            Deed::Fail(sequence, fault) => return self.misbehave(worker, sequence, fault),
-        }
-        Ok(())
-    }
-
-    fn misbehave(&mut self, worker: WorkerId, sequence: u64, fault: Fault) -> Checked {
-        let Some(fake) = self.fakes.get(&worker).filter(|fake| !fake.silent) else { return Ok(()) };
-        let Some(&(_, task, attempt)) = fake.held.iter().find(|held| held.0 == sequence) else {
-            return Ok(());
-        };
-        let done = Input::Done { worker, task, attempt, answer: Answer::Finished };
-        self.accuse(worker, !matches!(fault, Fault::Die | Fault::Quit));
-        match fault {
-            Fault::Die => self.die(worker),
-            Fault::Hang => {
-                if self.rng.percent(50) {
-                    self.fall_silent(worker);
-                }
-                Ok(())
-            }
-            Fault::Twice => {
-                self.feed(done.clone())?;
-                self.feed(done)
-            }
-            Fault::Stranger => {
-                let others: Vec<_> = self.model.live().into_iter().filter(|&other| other != task).collect();
-                let task = match others.is_empty() || self.rng.percent(30) {
-                    true => TaskId::new(self.rng.next() as u32, self.rng.next() as u32),
-                    false => self.rng.pick(&others),
-                };
-                self.feed(Input::Done { worker, task, attempt, answer: Answer::Finished })
-            }
-            Fault::Stale => {
-                let attempt = self.rng.pick(&[attempt.wrapping_sub(1), attempt + 1, 0, u32::MAX]);
-                self.feed(Input::Done { worker, task, attempt, answer: Answer::Cancelled { began: false } })
-            }
-            Fault::HangUp => {
-                self.fall_silent(worker);
-                self.feed(Input::HungUp { worker })?;
-                if self.rng.percent(70) {
-                    self.soon(400, worker, Deed::Die);
-                }
-                Ok(())
-            }
-            Fault::Garble => self.feed(Input::Violated { worker }),
-            Fault::Bye => {
-                self.feed(Input::Bye { worker })?;
-                match self.rng.within(0..3) {
-                    0 => self.perform(worker, Deed::Answer(sequence, Answer::Finished)),
-                    1 => self.die(worker),
-                    _ => Ok(self.fall_silent(worker)),
-                }
-            }
-            Fault::Quit => self.perform(worker, Deed::Answer(sequence, Answer::Cancelled { began: true })),
-            Fault::Greet => {
-                let greeting = self.rng.pick(&[Say::Ready, Say::Open]);
-                self.perform(worker, Deed::Say(greeting))
-            }
-        }
-    }
-
-    fn fall_silent(&mut self, worker: WorkerId) {
-        if let Some(fake) = self.fakes.get_mut(&worker) {
-            fake.silent = true;
-        }
-        if let Some(known) = self.model.workers.get_mut(&worker) {
-            known.deaf = true;
-        }
-    }
-
-    /// It may have begun more in its last moment, and over a relay nobody knows.
-    fn die(&mut self, worker: WorkerId) -> Checked {
-        let Some(fake) = self.fakes.remove(&worker) else { return Ok(()) };
-        let begun = match self.rng.within(0..10) {
-            0 => u64::MAX,
-            _ => self.rng.within(fake.begun..fake.sent + 1),
-        };
-        self.feed(Input::Lost { worker, begun })
-    }
-
     /// The bad times are over: what hung goes on, and who comes is well.
     fn settle_down(&mut self) {
         self.calm = true;
@@ -471,5 +278,17 @@ impl World {
                 self.soon(500, worker, Deed::Answer(sequence, Answer::Finished));
             }
         }
+    }
+}
+
+/// What kind of thing an action is.
+fn kind(action: &Action) -> String {
+    match action {
+        Action::Resolve { outcome: Outcome::Failed { kind, may_have_run, .. }, .. } => {
+            format!("Failed {kind:?}{}", if *may_have_run { ", perhaps run" } else { "" })
+        }
+        Action::Run { attempt: 2.., .. } => "Run again".to_owned(),
+        Action::Started { ok } => format!("Started {ok}"),
+        other => format!("{other:?}").split(' ').next().unwrap_or_default().to_owned(),
     }
 }

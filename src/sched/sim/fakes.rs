@@ -1,0 +1,221 @@
+//! The workers: what they do when told something, and how they misbehave.
+
+use std::time::Duration;
+
+use super::Checked;
+use super::plan::Fault;
+use super::rng::Rng;
+use super::world::World;
+use crate::id::{TaskId, WorkerId};
+use crate::sched::{Answer, Input};
+
+const MOMENT: Duration = Duration::from_micros(1);
+
+/// What a worker does.
+#[derive(Clone, Copy)]
+pub(super) enum Deed {
+    Say(Say),
+    Begin(u64),
+    Answer(u64, Answer),
+    Fail(u64, Fault),
+    Die,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Say {
+    Ready,
+    Open,
+    Pong,
+    Bye,
+}
+
+/// A worker.
+#[derive(Default)]
+pub(super) struct Fake {
+    /// The tasks that it has not answered: sequence, id, attempt.
+    pub(super) held: Vec<(u64, TaskId, u32)>,
+    pub(super) sent: u64,
+    pub(super) begun: u64,
+    pub(super) silent: bool,
+    pub(super) ignores_cancel: bool,
+    pub(super) ignores_term: bool,
+    pub(super) ignores_drain: bool,
+    pub(super) immortal: bool,
+}
+
+impl World {
+    pub(super) fn launch(&mut self, worker: WorkerId) {
+        let bad = |rng: &mut Rng, percent| !self.calm && rng.percent(percent);
+        let stubborn = self.plan.stubborn;
+        let fake = Fake {
+            ignores_cancel: bad(&mut self.rng, stubborn),
+            ignores_term: bad(&mut self.rng, stubborn),
+            ignores_drain: bad(&mut self.rng, stubborn),
+            immortal: bad(&mut self.rng, self.plan.immortal),
+            ..Fake::default()
+        };
+        let black = !self.calm && self.plan.is_black(self.model.now);
+        let fails = black || bad(&mut self.rng, self.plan.bad_start);
+        self.accuse(worker, fails || fake.ignores_drain);
+        self.fakes.insert(worker, fake);
+        let (ready, open) = (self.rng.millis(0..50) + MOMENT, self.rng.millis(50..150));
+        let stage = if fails { self.rng.within(0..5) } else { 9 };
+        if stage > 0 && !(black && self.rng.percent(50)) {
+            self.after(ready, worker, Deed::Say(Say::Ready));
+            if stage == 4 {
+                let twice = self.rng.pick(&[Say::Ready, Say::Bye]);
+                self.after(ready + MOMENT, worker, Deed::Say(twice));
+            }
+        }
+        if stage > 4 {
+            self.after(open, worker, Deed::Say(Say::Open));
+        } else if stage < 3 {
+            // The others hang.
+            self.soon(200, worker, Deed::Die);
+        }
+    }
+
+    /// Notes that from now on there is a reason to kill this worker.
+    fn accuse(&mut self, worker: WorkerId, guilty: bool) {
+        if let Some(known) = self.model.workers.get_mut(&worker) {
+            known.guilty |= guilty;
+        }
+    }
+
+    pub(super) fn take(&mut self, worker: WorkerId, task: TaskId, attempt: u32) {
+        let Some(fake) = self.fakes.get_mut(&worker) else { return };
+        fake.sent += 1;
+        let sequence = fake.sent;
+        fake.held.push((sequence, task, attempt));
+        let wait = match self.rng.within(0..10) {
+            _ if !self.calm && self.rng.percent(self.plan.slow) => self.rng.millis(1000..9000),
+            0 => self.rng.millis(80..1000),
+            _ => self.rng.millis(1..80),
+        };
+        let begin = self.rng.pick(&[1, 2, 200]);
+        let faulty = !self.calm && !self.plan.faults.is_empty() && self.rng.percent(self.plan.faulty);
+        let fault = faulty.then(|| self.rng.pick(&self.plan.faults));
+        if fault == Some(Fault::Die) && self.rng.percent(40) {
+            return self.soon(2, worker, Deed::Die);
+        }
+        self.soon(begin, worker, Deed::Begin(sequence));
+        match fault {
+            None => self.after(wait, worker, Deed::Answer(sequence, Answer::Finished)),
+            Some(fault) => {
+                self.after(wait.min(Duration::from_millis(500)), worker, Deed::Fail(sequence, fault))
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self, worker: WorkerId) {
+        let Some(fake) = self.fakes.get(&worker) else { return };
+        let stays = fake.ignores_drain && !self.calm;
+        if !stays || self.rng.percent(50) {
+            self.soon(50, worker, Deed::Say(Say::Bye));
+        }
+        if !stays {
+            let delay = self.rng.millis(50..120);
+            self.after(delay, worker, Deed::Die);
+        }
+    }
+
+    pub(super) fn perform(&mut self, worker: WorkerId, deed: Deed) -> Checked {
+        let Some(fake) = self.fakes.get_mut(&worker) else { return Ok(()) };
+        match deed {
+            Deed::Begin(sequence) => fake.begun = fake.begun.max(sequence),
+            Deed::Die => return self.die(worker),
+            Deed::Say(_) | Deed::Answer(..) if fake.silent => {}
+            Deed::Say(Say::Ready) => return self.feed(Input::Ready { worker }),
+            Deed::Say(Say::Open) => return self.feed(Input::Open { worker }),
+            Deed::Say(Say::Pong) => return self.feed(Input::Heard { worker }),
+            Deed::Say(Say::Bye) => return self.feed(Input::Bye { worker }),
+            Deed::Answer(sequence, answer) => {
+                let Some(at) = fake.held.iter().position(|held| held.0 == sequence) else { return Ok(()) };
+                let began = fake.begun >= sequence;
+                let (_, task, attempt) = fake.held.remove(at);
+                let answer = match answer {
+                    Answer::Cancelled { .. } => Answer::Cancelled { began },
+                    Answer::Finished => answer,
+                };
+                return self.feed(Input::Done { worker, task, attempt, answer });
+            }
+            Deed::Fail(sequence, fault) => return self.misbehave(worker, sequence, fault),
+        }
+        Ok(())
+    }
+
+    fn misbehave(&mut self, worker: WorkerId, sequence: u64, fault: Fault) -> Checked {
+        let Some(fake) = self.fakes.get(&worker).filter(|fake| !fake.silent) else { return Ok(()) };
+        let Some(&(_, task, attempt)) = fake.held.iter().find(|held| held.0 == sequence) else {
+            return Ok(());
+        };
+        let done = Input::Done { worker, task, attempt, answer: Answer::Finished };
+        self.accuse(worker, !matches!(fault, Fault::Die | Fault::Quit));
+        match fault {
+            Fault::Die => self.die(worker),
+            Fault::Hang => {
+                if self.rng.percent(50) {
+                    self.fall_silent(worker);
+                }
+                Ok(())
+            }
+            Fault::Twice => {
+                self.feed(done.clone())?;
+                self.feed(done)
+            }
+            Fault::Stranger => {
+                let others: Vec<_> = self.model.live().into_iter().filter(|&other| other != task).collect();
+                let task = match others.is_empty() || self.rng.percent(30) {
+                    true => TaskId::new(self.rng.next() as u32, self.rng.next() as u32),
+                    false => self.rng.pick(&others),
+                };
+                self.feed(Input::Done { worker, task, attempt, answer: Answer::Finished })
+            }
+            Fault::Stale => {
+                let attempt = self.rng.pick(&[attempt.wrapping_sub(1), attempt + 1, 0, u32::MAX]);
+                self.feed(Input::Done { worker, task, attempt, answer: Answer::Cancelled { began: false } })
+            }
+            Fault::HangUp => {
+                self.fall_silent(worker);
+                self.feed(Input::HungUp { worker })?;
+                if self.rng.percent(70) {
+                    self.soon(400, worker, Deed::Die);
+                }
+                Ok(())
+            }
+            Fault::Garble => self.feed(Input::Violated { worker }),
+            Fault::Bye => {
+                self.feed(Input::Bye { worker })?;
+                match self.rng.within(0..3) {
+                    0 => self.perform(worker, Deed::Answer(sequence, Answer::Finished)),
+                    1 => self.die(worker),
+                    _ => Ok(self.fall_silent(worker)),
+                }
+            }
+            Fault::Quit => self.perform(worker, Deed::Answer(sequence, Answer::Cancelled { began: true })),
+            Fault::Greet => {
+                let greeting = self.rng.pick(&[Say::Ready, Say::Open]);
+                self.perform(worker, Deed::Say(greeting))
+            }
+        }
+    }
+
+    fn fall_silent(&mut self, worker: WorkerId) {
+        if let Some(fake) = self.fakes.get_mut(&worker) {
+            fake.silent = true;
+        }
+        if let Some(known) = self.model.workers.get_mut(&worker) {
+            known.deaf = true;
+        }
+    }
+
+    /// It may have begun more in its last moment, and over a relay nobody knows.
+    fn die(&mut self, worker: WorkerId) -> Checked {
+        let Some(fake) = self.fakes.remove(&worker) else { return Ok(()) };
+        let begun = match self.rng.within(0..10) {
+            0 => u64::MAX,
+            _ => self.rng.within(fake.begun..fake.sent + 1),
+        };
+        self.feed(Input::Lost { worker, begun })
+    }
+}

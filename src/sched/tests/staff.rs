@@ -1,0 +1,195 @@
+//! What happens to workers, and to the pool as a whole.
+
+use std::time::Duration;
+
+use super::{MS, Pool, answered, failed, run, task, worker};
+use crate::error::ErrorKind::*;
+use crate::sched::{Action, Answer, Input};
+
+#[test]
+fn a_worker_that_takes_too_long_to_start_is_killed() {
+    let mut pool = Pool::starting(2, 1);
+    pool.put(Input::Ready { worker: worker(2, 1) });
+    pool.pass(10_000 * MS);
+    pool.wants(&[Action::Kill { worker: worker(1, 0) }]);
+    pool.lost(worker(1, 0), 0);
+    pool.wants(&[Action::Launch { worker: worker(3, 0) }]);
+    pool.opens(worker(3, 0));
+    pool.wants(&[Action::Started { ok: true }]);
+    pool.pass(50_000 * MS);
+    pool.wants(&[Action::Kill { worker: worker(2, 1) }]);
+}
+
+#[test]
+fn a_pool_that_cannot_start_says_so_and_probes() {
+    let mut pool = Pool::starting(1, 1);
+    pool.submit([1]);
+    pool.lost(worker(1, 0), 0);
+    pool.wants(&[Action::Launch { worker: worker(2, 0) }]);
+    pool.lost(worker(2, 0), 0);
+    pool.wants(&[]);
+    pool.pass(120 * MS);
+    pool.wants(&[Action::Launch { worker: worker(3, 0) }]);
+    pool.lost(worker(3, 0), 0);
+    pool.wants(&[failed(1, Launch, Some(worker(3, 0)), 0, false), Action::Started { ok: false }]);
+    pool.submit([2]);
+    pool.wants(&[failed(2, Launch, Some(worker(3, 0)), 0, false)]);
+    pool.pass(120 * MS);
+    pool.wants(&[Action::Launch { worker: worker(4, 0) }]);
+    pool.submit([3]);
+    pool.wants(&[]);
+    pool.opens(worker(4, 0));
+    pool.wants(&[Action::Started { ok: true }, run(3, worker(4, 0), 1)]);
+}
+
+#[test]
+fn probes_get_rarer_and_never_stop() {
+    let mut pool = Pool::starting(8, 1);
+    for seat in 0..8 {
+        pool.lost(worker(seat + 1, seat), 0);
+    }
+    let (mut launches, start) = (0, pool.now);
+    while pool.now < start + Duration::from_secs(600) {
+        for action in std::mem::take(&mut pool.wanted) {
+            if let Action::Launch { worker } = action {
+                launches += 1;
+                pool.lost(worker, 0);
+            }
+        }
+        pool.pass(10 * MS);
+    }
+    assert!((20..45).contains(&launches), "{launches}");
+}
+
+#[test]
+fn a_crash_is_made_good_at_once_and_a_second_one_later() {
+    let mut pool = Pool::open(1, 1);
+    pool.lost(worker(1, 0), 0);
+    pool.wants(&[Action::Launch { worker: worker(2, 0) }]);
+    pool.opens(worker(2, 0));
+    pool.lost(worker(2, 0), 0);
+    pool.pass(79 * MS);
+    pool.wants(&[]);
+    pool.pass(42 * MS);
+    pool.wants(&[Action::Launch { worker: worker(3, 0) }]);
+    pool.opens(worker(3, 0));
+    pool.pass(10_000 * MS);
+    pool.lost(worker(3, 0), 0);
+    pool.wants(&[Action::Launch { worker: worker(4, 0) }]);
+}
+
+#[test]
+fn shutdown_lets_run_what_runs_until_its_limit() {
+    let mut pool = Pool::open(3, 1);
+    let (one, two, three) = (worker(1, 0), worker(2, 1), worker(3, 2));
+    pool.submit([1, 2]);
+    pool.wants(&[run(1, one, 1), run(2, two, 1)]);
+    pool.put(Input::Shutdown { limit: 500 * MS });
+    pool.wants(&[Action::Drain { worker: three }]);
+    pool.submit([3]);
+    pool.wants(&[failed(3, Closed, None, 0, false)]);
+    pool.done(1, one, 1);
+    pool.wants(&[answered(1), Action::Drain { worker: one }]);
+    pool.pass(500 * MS);
+    pool.wants(&[Action::Cancel { worker: two, task: task(2), grace: 1000 * MS }]);
+    pool.put(Input::Done {
+        worker: two,
+        task: task(2),
+        attempt: 1,
+        answer: Answer::Cancelled { began: true },
+    });
+    pool.wants(&[failed(2, Closed, Some(two), 1, true), Action::Drain { worker: two }]);
+    pool.lost(one, 1);
+    pool.lost(two, 1);
+    pool.wants(&[]);
+    pool.pass(4500 * MS);
+    pool.wants(&[Action::Kill { worker: three }]);
+    pool.lost(three, 0);
+    pool.wants(&[Action::Closed]);
+    assert_eq!(pool.scheduler.poll_timeout(), None);
+}
+
+#[test]
+fn shutdown_does_not_forget_who_is_being_started() {
+    let mut pool = Pool::starting(2, 1);
+    pool.submit([1]);
+    pool.put(Input::Shutdown { limit: Duration::MAX });
+    pool.wants(&[
+        failed(1, Closed, None, 0, false),
+        Action::Kill { worker: worker(1, 0) },
+        Action::Kill { worker: worker(2, 1) },
+    ]);
+    pool.opens(worker(1, 0));
+    pool.lost(worker(1, 0), 0);
+    pool.wants(&[]);
+    pool.pass(1000 * MS);
+    pool.wants(&[Action::Abandon { worker: worker(2, 1) }, Action::Closed]);
+}
+
+#[test]
+fn drain_finishes_what_waits_and_what_comes_back() {
+    let mut pool = Pool::open(2, 1);
+    let (one, two) = (worker(1, 0), worker(2, 1));
+    pool.submit([1, 2]);
+    pool.put(Input::Drain);
+    pool.done(2, two, 1);
+    pool.wants(&[run(1, one, 1), run(2, two, 1), answered(2), Action::Drain { worker: two }]);
+    pool.lost(two, 1);
+    pool.wants(&[]);
+    pool.lost(one, 0);
+    pool.wants(&[Action::Launch { worker: worker(3, 0) }, Action::Launch { worker: worker(4, 1) }]);
+    pool.opens(worker(3, 0));
+    pool.done(1, worker(3, 0), 2);
+    pool.wants(&[
+        run(1, worker(3, 0), 2),
+        answered(1),
+        Action::Drain { worker: worker(3, 0) },
+        Action::Kill { worker: worker(4, 1) },
+    ]);
+}
+
+#[test]
+fn a_drain_that_can_start_nobody_still_ends() {
+    let mut pool = Pool::starting(1, 1);
+    pool.submit([1]);
+    pool.put(Input::Drain);
+    for n in 1..=3 {
+        pool.lost(worker(n, 0), 0);
+        pool.pass(120 * MS);
+    }
+    assert!(pool.wanted.contains(&failed(1, Launch, Some(worker(3, 0)), 0, false)));
+    assert_eq!(pool.wanted.last(), Some(&Action::Closed));
+}
+
+#[test]
+fn abort_is_now_and_only_gets_stricter() {
+    let mut pool = Pool::open(1, 1);
+    let one = worker(1, 0);
+    pool.submit([1, 2]);
+    pool.put(Input::Drain);
+    pool.wants(&[run(1, one, 1)]);
+    pool.put(Input::Shutdown { limit: 9000 * MS });
+    pool.wants(&[failed(2, Closed, None, 0, false)]);
+    pool.put(Input::Abort);
+    pool.wants(&[failed(1, Closed, Some(one), 1, true), Action::Kill { worker: one }]);
+    pool.put(Input::Drain);
+    pool.put(Input::Shutdown { limit: 9000 * MS });
+    pool.done(1, one, 1);
+    pool.wants(&[]);
+    pool.lost(one, 1);
+    pool.wants(&[Action::Closed]);
+    pool.put(Input::Abort);
+    pool.wants(&[]);
+}
+
+#[test]
+fn statistics_are_what_can_be_seen() {
+    let mut pool = Pool::open(1, 1);
+    pool.submit([1, 2, 3]);
+    pool.done(1, worker(1, 0), 1);
+    pool.pass(700 * MS);
+    let stats = pool.scheduler.stats(pool.now);
+    assert_eq!((stats.queued, stats.in_flight, stats.finished, stats.restarts), (1, 1, 1, 0));
+    assert_eq!(stats.workers[0].tasks, [(task(2), 700 * MS)]);
+    assert_eq!(stats.workers[0].finished, 1);
+}

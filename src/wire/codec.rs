@@ -1,13 +1,14 @@
-//! Frames to bytes and back. It allocates for bytes that have arrived, never for bytes that were announced.
+//! Frames to bytes and back. It allocates for bytes that have arrived, never for bytes that were announced, and does no I/O.
 
 use std::marker::PhantomData;
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memmem;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::frame::Shape;
-use super::{PREAMBLE_LIMIT, TO_PARENT_MAGIC, TO_WORKER_MAGIC};
+use super::{HEADER_LIMIT, PREAMBLE_LIMIT, TO_PARENT_MAGIC, TO_WORKER_MAGIC};
 
 /// The length prefix: 4 bytes, little-endian, counting header and body.
 const PREFIX: usize = 4;
@@ -91,12 +92,14 @@ impl<F> Codec<F> {
     ) -> Result<(), Unsendable> {
         let start = out.len();
         out.extend_from_slice(&[0; PREFIX]);
-        let written = append(frame, out).map_err(Unsendable::Encode).and_then(|()| body(out));
-        let bytes = out.len() - start - PREFIX;
-        let written = written.and_then(|()| match u32::try_from(bytes) {
-            Ok(length) if length <= self.limit => Ok(length),
-            _ => Err(Unsendable::TooLarge { bytes, limit: self.limit }),
-        });
+        let within = |bytes: usize, limit: u32| match u32::try_from(bytes) {
+            Ok(length) if length <= limit => Ok(length),
+            _ => Err(Unsendable::TooLarge { bytes, limit }),
+        };
+        let header = append(frame, out).map_err(Unsendable::Encode);
+        let header = header.and_then(|()| within(out.len() - start - PREFIX, HEADER_LIMIT));
+        let written = header.and_then(|_| body(out));
+        let written = written.and_then(|()| within(out.len() - start - PREFIX, self.limit));
         match written {
             Ok(length) => out[start..start + PREFIX].copy_from_slice(&length.to_le_bytes()),
             Err(_) => out.truncate(start),
@@ -119,9 +122,10 @@ impl<F: DeserializeOwned + Shape> Decoder for Codec<F> {
         if bytes.len() < end {
             return Ok(None);
         }
-        let (frame, rest) = postcard::take_from_bytes::<F>(&bytes[PREFIX..end])
+        let header = &bytes[PREFIX..end.min(PREFIX + HEADER_LIMIT as usize)];
+        let (frame, rest) = postcard::take_from_bytes::<F>(header)
             .map_err(|error| Violation::Malformed { reason: error.to_string() })?;
-        let rest = rest.len();
+        let rest = end - PREFIX - (header.len() - rest.len());
         if rest > 0 && !frame.has_body() {
             return Err(Violation::Leftover { bytes: rest });
         }
@@ -142,25 +146,27 @@ impl<F, G: Serialize> Encoder<Message<G>> for Codec<F> {
 }
 
 /// Looks for the worker's magic in the first bytes that it wrote. Once it is there, `bytes` begins behind it and what
-/// stood before it is returned.
+/// stood before it is returned. The answer does not depend on how the bytes were cut on their way.
 ///
 /// # Errors
 ///
 /// [`Violation::Echo`] and [`Violation::Stray`].
 pub(crate) fn take_magic(bytes: &mut BytesMut) -> Result<Option<Bytes>, Violation> {
-    let find = |magic: &[u8; 16]| bytes.windows(magic.len()).position(|window| window == magic);
-    if let Some(at) = find(&TO_PARENT_MAGIC) {
-        let stray = bytes.split_to(at).freeze();
-        bytes.advance(TO_PARENT_MAGIC.len());
-        return Ok(Some(stray));
+    let reach = bytes.len().min(PREAMBLE_LIMIT + TO_PARENT_MAGIC.len());
+    let theirs = memmem::find(&bytes[..reach], &TO_PARENT_MAGIC);
+    let ours = memmem::find(&bytes[..reach], &TO_WORKER_MAGIC);
+    match (theirs, ours) {
+        (Some(at), ours) if ours.is_none_or(|ours| at < ours) => {
+            let stray = bytes.split_to(at).freeze();
+            bytes.advance(TO_PARENT_MAGIC.len());
+            Ok(Some(stray))
+        }
+        (_, Some(_)) => Err(Violation::Echo),
+        _ if reach == PREAMBLE_LIMIT + TO_PARENT_MAGIC.len() => {
+            Err(Violation::Stray { stray: excerpt(bytes) })
+        }
+        _ => Ok(None),
     }
-    if find(&TO_WORKER_MAGIC).is_some() {
-        return Err(Violation::Echo);
-    }
-    if bytes.len() > PREAMBLE_LIMIT {
-        return Err(Violation::Stray { stray: excerpt(bytes) });
-    }
-    Ok(None)
 }
 
 /// The beginning of stray bytes in a form that can be shown.

@@ -9,12 +9,15 @@
 //!                                   └──────────── length bytes ────────────────┘
 //! ```
 //!
-//! The two directions have enums of their own, so a frame that travels the wrong way does not even decode. Bodies are
-//! carried outside postcard: bulk is never copied through serde.
+//! The two directions have enums of their own and magics of their own: a side that hears itself is recognised by the
+//! magic, not by the frames, some of which look alike. Bodies are carried outside postcard: bulk is never copied through
+//! serde.
 
 pub(crate) mod arg0;
 pub(crate) mod codec;
 pub(crate) mod frame;
+#[cfg(test)]
+mod tests;
 
 /// The version of everything in this room. Both sides must have the same.
 pub(crate) const VERSION: u16 = 1;
@@ -28,6 +31,10 @@ pub(crate) const TO_PARENT_MAGIC: [u8; 16] = *b"\0procpool->p\r\n\x1a\n";
 /// The largest message by default, header and body. Larger ones cost a pool more memory per worker; smaller ones refuse
 /// honest bulk. It is checked where a message is made, so that one fat result fails one task and not the link.
 pub(crate) const MESSAGE_LIMIT: u32 = 256 << 20;
+
+/// The largest header. The body, which is bulk, is not in it. A task table of thousands of rows and a long panic message fit;
+/// decoded, hostile ones take up to some fifty times their length, as lists of empty strings for example.
+pub(crate) const HEADER_LIMIT: u32 = 1 << 20;
 
 /// How many bytes a worker may write before its magic. A test harness writes a line or two, a chatty banner some hundred;
 /// what writes more is not a worker, and we keep all of it for the error.

@@ -110,7 +110,12 @@ impl Table {
     }
 
     /// Decodes the input of a task of the type at `index`; `None` if there is no such type.
-    pub(crate) fn start(&self, index: u32, input: &[u8], cx: Context) -> Option<Result<Running, postcard::Error>> {
+    pub(crate) fn start(
+        &self,
+        index: u32,
+        input: &[u8],
+        cx: Context,
+    ) -> Option<Result<Running, postcard::Error>> {
         self.rows.get(index as usize).map(|row| (row.start)(input, cx))
     }
 }

@@ -108,6 +108,8 @@ fn complaints(file: &str, source: &str) -> Vec<String> {
     if !file.trim_end_matches("/mod.rs").contains('/') {
         named.extend(paths(&code, "super::").into_iter().filter(|path| row(first(path)).is_some()));
     }
+    // A macro that is exported lives at the root, and what it expands to can only name re-exports.
+    named.retain(|path| !path.starts_with("Worker::init_in_test") && !path.starts_with("worker_test"));
     for path in named {
         let target = path.split("::").take(2).map(str::trim).collect::<Vec<_>>().join("/");
         let target = room(&target);
@@ -133,7 +135,7 @@ fn complaints(file: &str, source: &str) -> Vec<String> {
     {
         out.push(format!("{file}: {lines} lines"));
     }
-    if !source.starts_with("//!") {
+    if !source.starts_with("//!") && !source.starts_with("#![doc = include_str!") {
         out.push(format!("{file}: does not begin with what it is responsible for"));
     }
     out

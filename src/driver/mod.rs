@@ -4,6 +4,7 @@
 //! There is no channel and no central task on the way of a call: whoever submits puts the frame into its link's outbox
 //! under the lock and wakes the link's task, which writes everything that has gathered at once.
 
+mod calls;
 mod report;
 mod session;
 mod state;
@@ -116,7 +117,7 @@ impl Driver {
 
     /// Asks for a task's answer; once ready, the task is forgotten.
     pub(crate) fn poll_answer(&self, task: TaskId, cx: &Context<'_>) -> Poll<Result<Bytes, Error>> {
-        let (answer, _old) = self.shared.lock(|state| state.poll_answer(task, cx));
+        let (answer, _old) = self.shared.lock(|state| state.calls.poll(task, cx));
         answer
     }
 
@@ -128,7 +129,7 @@ impl Driver {
     /// Nobody will ask for the task's answer any more.
     pub(crate) fn release(&self, task: TaskId, cancel: bool) {
         let _old = self.shared.with(|state, now| {
-            let (waits, waker) = state.release(task);
+            let (waits, waker) = state.calls.release(task);
             if waits && cancel {
                 state.handle(now, Input::Cancel { task });
             }

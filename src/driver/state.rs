@@ -4,14 +4,14 @@
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use nix::sys::signal::Signal;
-use slab::Slab;
 use tokio::sync::watch;
 
 use super::Life;
+use super::calls::Calls;
 use super::report::{self, About, Death};
 use crate::error::Error;
 use crate::event::Stats;
@@ -25,7 +25,7 @@ use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Verdict};
 
 pub(super) struct State {
     sched: Scheduler,
-    calls: Slab<Call>,
+    pub(super) calls: Calls,
     /// By the worker's slot.
     ports: Vec<Option<Port>>,
     codec: Codec<ToParent>,
@@ -33,8 +33,6 @@ pub(super) struct State {
     table: Vec<TaskType>,
     /// Positions in the table of the types that were used.
     kinds: HashMap<TypeId, u32>,
-    /// Counts submissions.
-    serial: u32,
     /// Why a worker could not be started, the last time.
     start_error: Option<Error>,
     alarm: Alarm,
@@ -48,25 +46,6 @@ pub(super) struct State {
     pub(super) woken: Vec<Waker>,
     /// Links to be started when the lock is free.
     pub(super) launches: Vec<WorkerId>,
-}
-
-/// A task from its submission until its answer is fetched.
-struct Call {
-    serial: u32,
-    /// Position in the table.
-    kind: u32,
-    /// Whether somebody will still ask for the answer.
-    wanted: bool,
-    phase: Phase,
-}
-
-enum Phase {
-    /// The input is kept until the answer is there: a task that had not begun when its worker died is sent again.
-    Waiting {
-        input: Bytes,
-        waker: Option<Waker>,
-    },
-    Answered(Result<Bytes, Error>),
 }
 
 /// The state's side of a link; the other is the link's task, which looks here whenever it is woken.
@@ -96,12 +75,11 @@ impl State {
     pub(super) fn new(config: Config, limit: u32, life: watch::Sender<Life>) -> Result<Self, Error> {
         Ok(Self {
             sched: Scheduler::new(config),
-            calls: Slab::new(),
+            calls: Calls::default(),
             ports: Vec::new(),
             codec: Codec::new(limit),
             table: Vec::new(),
             kinds: HashMap::new(),
-            serial: 0,
             start_error: None,
             alarm: Alarm::new()?,
             clock: None,
@@ -126,52 +104,9 @@ impl State {
 
     pub(super) fn submit<T: Task>(&mut self, now: Instant, input: Bytes) -> Result<TaskId, Error> {
         let kind = self.kind::<T>()?;
-        self.serial = self.serial.wrapping_add(1);
-        let serial = self.serial;
-        let phase = Phase::Waiting { input, waker: None };
-        let index = self.calls.insert(Call { serial, kind, wanted: true, phase });
-        let Ok(index) = u32::try_from(index) else {
-            self.calls.remove(index);
-            return Err(report::too_many());
-        };
-        let task = TaskId::new(serial, index);
-        self.handle(now, Input::Submit { task });
+        let task = self.calls.insert(kind, input)?;
+        self.handle(now, Input::Submit { task, kind });
         Ok(task)
-    }
-
-    /// Asks for an answer. The waker that is given back is to be dropped when the lock is free: with some executors it is
-    /// the last thing that holds its task, and with it perhaps another `Run`.
-    pub(super) fn poll_answer(
-        &mut self,
-        task: TaskId,
-        cx: &Context<'_>,
-    ) -> (Poll<Result<Bytes, Error>>, Option<Waker>) {
-        let Some(call) = self.calls.get_mut(task.slot()).filter(|call| call.serial == task.serial) else {
-            return (Poll::Ready(Err(report::closed())), None);
-        };
-        if let Phase::Waiting { waker, .. } = &mut call.phase {
-            let known = waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-            let old = if known { None } else { waker.replace(cx.waker().clone()) };
-            return (Poll::Pending, old);
-        }
-        match self.calls.remove(task.slot()).phase {
-            Phase::Answered(answer) => (Poll::Ready(answer), None),
-            Phase::Waiting { waker, .. } => (Poll::Pending, waker),
-        }
-    }
-
-    /// Notes that nobody will ask for the answer. Whether there is still something to cancel, and a waker to be dropped
-    /// as in `poll_answer`.
-    pub(super) fn release(&mut self, task: TaskId) -> (bool, Option<Waker>) {
-        let Some(call) = self.calls.get_mut(task.slot()).filter(|call| call.serial == task.serial) else {
-            return (false, None);
-        };
-        call.wanted = false;
-        if let Phase::Waiting { waker, .. } = &mut call.phase {
-            return (true, waker.take());
-        }
-        self.calls.remove(task.slot());
-        (false, None)
     }
 
     /// Ends everything. The kills do not wait for the links' tasks, whose runtime may never run again.
@@ -284,15 +219,17 @@ impl State {
                 }
                 self.handle(now, Input::Open { worker });
             }
-            ToParent::Done { task, attempt, used_us: _, verdict } => {
+            ToParent::Done { task, attempt, used_us, verdict } => {
                 let answer = match verdict {
                     Verdict::Cancelled { began } => Answer::Cancelled { began },
                     _ => Answer::Finished,
                 };
                 let about = self.about(task, Some(worker), attempt);
                 let hand = Hand::Answer { about, verdict, body };
-                self.handle_with(now, Input::Done { worker, task, attempt, answer }, hand);
+                let used = Duration::from_micros(used_us.into());
+                self.handle_with(now, Input::Done { worker, task, attempt, answer, used }, hand);
             }
+            ToParent::Recalled { tasks } => self.handle(now, Input::Recalled { worker, tasks }),
             ToParent::Bye => self.handle(now, Input::Bye { worker }),
             ToParent::Ping { nonce } => {
                 self.send(worker, &ToWorker::Pong { nonce });
@@ -300,7 +237,6 @@ impl State {
             }
             ToParent::Pong { .. } | ToParent::Nudge => self.handle(now, Input::Heard { worker }),
             ToParent::Started { .. }
-            | ToParent::Recalled { .. }
             | ToParent::Item { .. }
             | ToParent::Chunk { .. }
             | ToParent::Log { .. }
@@ -339,6 +275,7 @@ impl State {
                 let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
                 self.send(worker, &ToWorker::Cancel { task, grace_ms });
             }
+            Action::Recall { worker, tasks } => self.send(worker, &ToWorker::Recall { tasks }),
             Action::Drain { worker } => self.send(worker, &ToWorker::Drain),
             Action::Ping { worker } => self.send(worker, &ToWorker::Ping { nonce: 0 }),
             Action::Terminate { worker } => {
@@ -385,10 +322,8 @@ impl State {
     }
 
     fn send_run(&mut self, worker: WorkerId, task: TaskId, attempt: u32) {
-        let Some(call) = self.calls.get(task.slot()) else { return };
-        let Phase::Waiting { input, .. } = &call.phase else { return };
-        let input = input.clone();
-        let run = Run { task, attempt, index: call.kind, remaining_us: None, trace: None };
+        let Some((index, input)) = self.calls.input(task) else { return };
+        let run = Run { task, attempt, index, remaining_us: None, trace: None };
         self.send_with(worker, &ToWorker::Run(run), &input);
     }
 
@@ -410,16 +345,8 @@ impl State {
                     .with(|report| report.may_have_run = may_have_run))
             }
         };
-        let Some(call) = self.calls.get_mut(task.slot()).filter(|call| call.serial == task.serial) else {
-            return;
-        };
-        let wanted = call.wanted;
-        if let Phase::Waiting { waker, .. } = std::mem::replace(&mut call.phase, Phase::Answered(answer)) {
-            self.woken.extend(waker);
-        }
-        if !wanted {
-            self.calls.remove(task.slot());
-        }
+        let waker = self.calls.answer(task, answer);
+        self.woken.extend(waker);
     }
 
     /// Tells that the pool is closed, once the scheduler has ended and every worker has been reaped.
@@ -445,8 +372,8 @@ impl State {
 
     /// What errors say about a task.
     fn about(&self, task: TaskId, worker: Option<WorkerId>, attempts: u32) -> About {
-        let kind = self.calls.get(task.slot()).map(|call| call.kind as usize);
-        let name = kind.and_then(|kind| self.table.get(kind)).map(|kind| kind.name.clone());
+        let kind = self.calls.kind(task).and_then(|kind| self.table.get(kind as usize));
+        let name = kind.map(|kind| kind.name.clone());
         let pid = worker.and_then(|worker| self.port(worker)?.control.as_ref()).map(Control::pid);
         About { task, name, worker, pid, attempts }
     }

@@ -31,6 +31,8 @@ pub(super) enum Alarm {
     Seat(u32),
     /// Time to see whether the seat's worker is still heard.
     Watch(u32),
+    /// Time to see whether something has to be recalled.
+    Rebalance,
     /// The next rung of the task's ladder.
     Task(u32),
 }

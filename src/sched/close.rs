@@ -25,6 +25,10 @@ impl Scheduler {
             self.mode = Mode::Closing;
             self.fail_queue(ErrorKind::Closed, None);
             self.clock.arm(Alarm::Limit, &mut self.limit, limit);
+            // What was sent ahead waits as much as the queue did.
+            for seat in self.seats_where(|seat| seat.worker.is_some()) {
+                self.recall(seat, u32::MAX);
+            }
             self.kill_starting();
         }
     }

@@ -55,8 +55,10 @@
 #[macro_use]
 mod plant;
 
+mod ahead;
 mod clock;
 mod close;
+mod forecast;
 mod queue;
 mod scheduler;
 #[cfg(test)]
@@ -78,8 +80,10 @@ pub(crate) use crate::sched::scheduler::Scheduler;
 pub(crate) struct Config {
     /// How many workers to keep.
     pub(crate) workers: u32,
-    /// How many tasks may be on a worker at once.
+    /// How many tasks a worker may run at once.
     pub(crate) slots: u32,
+    /// How many more it may be sent ahead, at most. Within that, predicted service times decide.
+    pub(crate) ahead: u32,
     /// From the launch to `Ready`.
     pub(crate) start_limit: Duration,
     /// From `Ready` to `Open`.
@@ -95,6 +99,7 @@ impl Default for Config {
         Self {
             workers: 1,
             slots: 1,
+            ahead: 1024,
             start_limit: Duration::from_secs(10),
             init_limit: Duration::from_secs(60),
             cancel_grace: Duration::from_secs(1),
@@ -108,18 +113,22 @@ impl Default for Config {
 pub(crate) enum Input {
     /// Keep the configured number of workers from now on. First, once.
     Start,
-    /// A caller wants this task run. The driver chose the id: its index is free in the driver's table. Resolved at once
+    /// A caller wants this task run. The driver chose the id: its index is free in the driver's table. Tasks of one kind
+    /// are expected to take about the same time. Resolved at once
     /// when the pool is closing (`Closed`), or when starting workers has been given up and no probe is under way
     /// (`Launch`).
-    Submit { task: TaskId },
+    Submit { task: TaskId, kind: u32 },
     /// A caller no longer wants this task. Stale ids are ignored.
     Cancel { task: TaskId },
     /// The worker greeted.
     Ready { worker: WorkerId },
     /// The worker takes tasks.
     Open { worker: WorkerId },
-    /// The worker says that a task has ended. `answer` is what the driver holds in its hand for `Resolve`.
-    Done { worker: WorkerId, task: TaskId, attempt: u32, answer: Answer },
+    /// The worker says that a task has ended, and how long that took. `answer` is what the driver holds in its hand for
+    /// `Resolve`.
+    Done { worker: WorkerId, task: TaskId, attempt: u32, answer: Answer, used: Duration },
+    /// The worker answers a `Recall`: these had not begun and are ours again.
+    Recalled { worker: WorkerId, tasks: Vec<TaskId> },
     /// A frame came that needs no decision, `Pong` for example: the worker lives.
     Heard { worker: WorkerId },
     /// The worker broke a rule that the driver checks (an undecodable frame, say). It has to die.
@@ -160,6 +169,8 @@ pub(crate) enum Action {
     Run { worker: WorkerId, task: TaskId, attempt: u32 },
     /// Send `Cancel`. Never to a worker that can't read it any more; that one goes up the ladder in silence.
     Cancel { worker: WorkerId, task: TaskId, grace: Duration },
+    /// Send `Recall`. A `Recalled` answers it, with those of the tasks that have not begun.
+    Recall { worker: WorkerId, tasks: Vec<TaskId> },
     /// Send `Drain`. The worker holds nothing.
     Drain { worker: WorkerId },
     /// Send `Ping`.

@@ -119,6 +119,7 @@ pub(super) struct Task {
     pub(super) id: TaskId,
     /// Its place in the order of submission.
     pub(super) order: u64,
+    pub(super) kind: u32,
     /// How often it was sent.
     pub(super) attempts: u32,
     /// Whether an earlier attempt may have begun.
@@ -134,6 +135,10 @@ pub(super) struct Sent {
     /// Which of the tasks that its worker was sent, counted from 1.
     pub(super) sequence: u64,
     pub(super) since: Time,
+    /// What it was predicted to take.
+    pub(super) worth: Time,
+    /// Whether the worker was asked to give it back, and has not answered yet.
+    pub(super) recalled: bool,
     pub(super) stop: Option<Stop>,
 }
 
@@ -157,8 +162,8 @@ pub(super) enum Rung {
 }
 
 impl Task {
-    pub(super) fn new(id: TaskId, order: u64) -> Self {
-        Self { id, order, attempts: 0, ran: false, sent: None }
+    pub(super) fn new(id: TaskId, order: u64, kind: u32) -> Self {
+        Self { id, order, kind, attempts: 0, ran: false, sent: None }
     }
 
     pub(super) fn is_on(&self, seat: u32) -> bool {
@@ -254,7 +259,7 @@ mod tests {
     fn table(orders: &[u64]) -> Tasks {
         let mut tasks = Tasks::default();
         for (index, &order) in (0..).zip(orders) {
-            assert!(tasks.insert(Task::new(TaskId::new(index, index), order)));
+            assert!(tasks.insert(Task::new(TaskId::new(index, index), order, 0)));
         }
         tasks
     }

@@ -2,12 +2,14 @@
 //! room. How tasks are stopped, workers watched, seats filled and the pool closed is told in its sibling files.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
 use crate::event::{Stats, WorkerStats};
 use crate::id::{TaskId, WorkerId};
+use crate::sched::ahead::WORTH;
 use crate::sched::clock::{Alarm, Clock, Time};
+use crate::sched::forecast::Forecast;
 use crate::sched::queue::{List, Sent, Task, Tasks};
 use crate::sched::staff::Staff;
 use crate::sched::supervise::WATCH;
@@ -24,8 +26,11 @@ pub(crate) struct Scheduler {
     /// The tasks that wait, in the order of submission.
     pub(super) queue: List,
     pub(super) seats: Vec<Seat>,
-    /// The seats whose worker has room, by how many tasks it holds. What was used last is used first: it is warm.
+    /// The seats whose worker can be given tasks, or asked for some back, by how much it has to do.
     pub(super) ready: Vec<List>,
+    pub(super) forecast: Forecast,
+    /// When to see whether something has to be recalled.
+    pub(super) rebalance: Option<Time>,
     pub(super) staff: Staff,
     /// When `Shutdown`'s limit is over.
     pub(super) limit: Option<Time>,
@@ -57,7 +62,9 @@ impl Scheduler {
             tasks: Tasks::default(),
             queue: List::default(),
             seats: (0..config.workers).map(|_| Seat::default()).collect(),
-            ready: vec![List::default(); config.slots as usize],
+            ready: Self::levels(config.slots),
+            forecast: Forecast::default(),
+            rebalance: None,
             staff: Staff::new(config.workers),
             limit: None,
             submitted: 0,
@@ -77,7 +84,7 @@ impl Scheduler {
         self.clock.advance(now);
         match input {
             Input::Start => self.start(),
-            Input::Submit { task } => self.submit(task),
+            Input::Submit { task, kind } => self.submit(task, kind),
             Input::Cancel { task } => self.cancel(task),
             Input::Shutdown { limit } => self.shutdown(limit),
             Input::Drain => self.drain(),
@@ -86,6 +93,7 @@ impl Scheduler {
             Input::Ready { worker }
             | Input::Open { worker }
             | Input::Done { worker, .. }
+            | Input::Recalled { worker, .. }
             | Input::Heard { worker }
             | Input::Bye { worker }
             | Input::Violated { worker }
@@ -100,6 +108,7 @@ impl Scheduler {
             self.ring(alarm);
         }
         self.dispatch();
+        self.rebalance();
         self.wind_down();
         self.clock.rest();
     }
@@ -153,15 +162,19 @@ impl Scheduler {
         match input {
             Input::Ready { .. } => self.greeted(seat),
             Input::Open { .. } => self.opened(seat),
-            Input::Done { task, attempt, answer, .. } => self.done(seat, task, attempt, answer),
+            Input::Done { task, attempt, answer, used, .. } => {
+                self.learn(task, answer, used);
+                self.done(seat, task, attempt, answer);
+            }
+            Input::Recalled { tasks, .. } => self.recalled(seat, &tasks),
             Input::Bye { .. } => self.parted(seat),
             _ => {}
         }
     }
 
-    fn submit(&mut self, id: TaskId) {
+    fn submit(&mut self, id: TaskId, kind: u32) {
         self.submitted += 1;
-        let fresh = self.tasks.insert(Task::new(id, self.submitted));
+        let fresh = self.tasks.insert(Task::new(id, self.submitted, kind));
         debug_assert!(fresh, "{id:?} was submitted to a place that is taken");
         if !fresh {
             return;
@@ -217,7 +230,7 @@ impl Scheduler {
     /// Gives the oldest tasks to the emptiest workers.
     fn dispatch(&mut self) {
         while let Some(index) = self.queue.first() {
-            let Some(seat) = self.ready.iter().find_map(List::first) else { return };
+            let Some(seat) = self.roomy() else { return };
             self.queue.unlink(&mut self.tasks, index);
             self.send(index, seat);
         }
@@ -227,12 +240,16 @@ impl Scheduler {
         let now = self.clock.now();
         let place = &mut self.seats[seat as usize];
         let (Some(worker), Some(task)) = (&mut place.worker, self.tasks.at_mut(index)) else { return };
+        // One of which nothing is known fills the room that there is.
+        let worth = self.forecast.of(task.kind).unwrap_or(WORTH);
+        worker.worth += worth;
         if worker.tasks.is_empty() {
             (worker.heard, worker.pinged) = (now, false);
         }
         worker.sent += 1;
         task.attempts += 1;
-        task.sent = Some(Sent { seat, sequence: worker.sent, since: now, stop: None });
+        task.sent =
+            Some(Sent { seat, sequence: worker.sent, since: now, worth, recalled: false, stop: None });
         let run = Action::Run { worker: worker.id, task: task.id, attempt: task.attempts };
         worker.tasks.push_back(&mut self.tasks, index);
         if place.watch.is_none() {
@@ -245,6 +262,12 @@ impl Scheduler {
     /// Takes a task from its worker and off its ladder. It is then in no list.
     pub(super) fn take_back(&mut self, seat: u32, index: u32) {
         if let Some(worker) = &mut self.seats[seat as usize].worker {
+            let worth = self
+                .tasks
+                .at(index)
+                .and_then(|task| task.sent.as_ref())
+                .map_or(Time::ZERO, |sent| sent.worth);
+            worker.worth = worker.worth.saturating_sub(worth);
             worker.tasks.unlink(&mut self.tasks, index);
         }
         self.forget_ladder(index);
@@ -259,25 +282,39 @@ impl Scheduler {
         }
     }
 
-    /// Puts a seat among those with the same room, or among none.
+    /// Puts a seat among those with the same room, or among none. Of idle workers the one that was used last is used
+    /// first, since it is warm; busy ones take turns.
     pub(super) fn list(&mut self, seat: u32) {
-        let slots = self.config.slots;
-        let has_room = |worker: &&Worker| {
-            let leaving =
-                planted!(self, FeedLeaving) && self.mode == Mode::Running && worker.phase == Phase::Leaving;
-            let open = worker.is_open() || leaving;
-            open && worker.tasks.len() < slots
+        let level = match self.worker(seat) {
+            Some(worker) if self.feeds(worker) => Some(0),
+            Some(worker) => self.level(worker),
+            None => None,
         };
-        let load = self.worker(seat).filter(has_room).map(|worker| worker.tasks.len());
-        let listed = std::mem::replace(&mut self.seats[seat as usize].listed, load);
-        if listed == load {
+        let listed = std::mem::replace(&mut self.seats[seat as usize].listed, level);
+        if listed == level {
             return;
         }
-        if let Some(load) = listed {
-            self.ready[load as usize].unlink(&mut self.seats, seat);
+        if let Some(level) = listed {
+            self.ready[level as usize].unlink(&mut self.seats, seat);
         }
-        if let Some(load) = load {
-            self.ready[load as usize].push_front(&mut self.seats, seat);
+        match level {
+            Some(level) if level < self.config.slots => {
+                self.ready[level as usize].push_front(&mut self.seats, seat);
+            }
+            Some(level) => self.ready[level as usize].push_back(&mut self.seats, seat),
+            None => {}
+        }
+    }
+
+    /// Whether a planted bug treats this leaving worker as an idle one.
+    fn feeds(&self, worker: &Worker) -> bool {
+        planted!(self, FeedLeaving) && self.mode == Mode::Running && worker.phase == Phase::Leaving
+    }
+
+    /// Learns from an answer how long tasks of its kind take.
+    fn learn(&mut self, id: TaskId, answer: Answer, used: Duration) {
+        if let Some(kind) = self.tasks.get(id).filter(|_| answer == Answer::Finished).map(|task| task.kind) {
+            self.forecast.learn(kind, used);
         }
     }
 

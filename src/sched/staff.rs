@@ -196,11 +196,11 @@ impl Scheduler {
         }
     }
 
-    /// Starts one worker to see whether starting works again.
+    /// Starts one worker to see whether starting works again. No other one is being started.
     pub(super) fn probe(&mut self) {
         let vacant = (0..).zip(&self.seats).find(|(_, seat)| seat.worker.is_none());
         let Some((seat, _)) = vacant else { return };
-        if self.wants_workers() && !self.workers().any(Worker::is_starting) && self.pay(seat, Alarm::Probe) {
+        if self.wants_workers() && self.pay(seat, Alarm::Probe) {
             self.staff.gave_up = None;
             self.launch(seat);
         }

@@ -38,6 +38,8 @@ impl Scheduler {
                 self.staff.probe = None;
                 self.probe();
             }
+            // Every call looks for what is to be recalled at its end.
+            Alarm::Rebalance => self.rebalance = None,
             Alarm::Seat(seat) => {
                 self.seats[seat as usize].due = None;
                 match self.worker(seat).map(|worker| worker.phase) {
@@ -62,7 +64,8 @@ impl Scheduler {
             return;
         }
         let stop = sent.stop.insert(Stop { kind, rung: Rung::Asked, due: None });
-        let Some(worker) = &self.seats[sent.seat as usize].worker else { return };
+        let seat = sent.seat;
+        let Some(worker) = &self.seats[seat as usize].worker else { return };
         if worker.is_doomed() {
             return;
         }
@@ -71,6 +74,11 @@ impl Scheduler {
         if reachable {
             let grace = self.config.cancel_grace;
             self.act(Action::Cancel { worker, task: id, grace });
+        }
+        if self.runs(seat, index) {
+            // The others had better not wait for how that ends.
+            self.list(seat);
+            self.recall(seat, u32::MAX);
         }
     }
 

@@ -68,6 +68,10 @@ pub(super) struct Worker {
     pub(super) phase: Phase,
     /// What it holds, in the order of sending.
     pub(super) tasks: List,
+    /// What all of them together were predicted to take.
+    pub(super) worth: Time,
+    /// How many recalls it has not answered.
+    pub(super) recalls: u32,
     /// How many tasks it was ever sent.
     pub(super) sent: u64,
     /// The last frame, or when it got something to be heard about.
@@ -121,6 +125,8 @@ impl Worker {
             id,
             phase: Phase::Starting,
             tasks: List::default(),
+            worth: Time::ZERO,
+            recalls: 0,
             sent: 0,
             heard: now,
             pinged: false,

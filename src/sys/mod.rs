@@ -10,3 +10,5 @@ pub(crate) mod process;
 pub(crate) mod ready;
 pub(crate) mod signal;
 pub(crate) mod socket;
+#[cfg(test)]
+pub(crate) mod stdio;

@@ -1,7 +1,7 @@
 //! The scheduler's tables must agree with each other. What it does is judged from outside, by the model.
 
 use super::{Checked, ensure};
-use crate::sched::clock::Alarm;
+use crate::sched::clock::{Alarm, Time};
 use crate::sched::queue::Sent;
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Phase, Worker};
@@ -20,6 +20,7 @@ impl Scheduler {
         };
         ensure!(expect(Alarm::Limit, self.limit), "limit");
         ensure!(expect(Alarm::Probe, self.staff.probe), "probe");
+        ensure!(expect(Alarm::Rebalance, self.rebalance), "rebalance");
         for (index, seat) in (0..).zip(&self.seats) {
             ensure!(expect(Alarm::Seat(index), seat.due), "seat {index}");
             ensure!(expect(Alarm::Watch(index), seat.watch), "watch {index}");
@@ -45,14 +46,13 @@ impl Scheduler {
         let held: u32 = self.workers().map(|worker| worker.tasks.len()).sum();
         ensure!(queued.len() + held as usize == self.tasks.count(), "a task is in no list");
         ensure!(queued.is_empty() || self.mode < Mode::Closing, "closing, yet tasks wait");
-        ensure!(queued.is_empty() || self.ready.iter().all(|list| list.is_empty()), "tasks wait beside room");
+        ensure!(queued.is_empty() || self.roomy().is_none(), "tasks wait beside room");
         Ok(())
     }
 
     fn check_seat(&self, index: u32) -> Checked {
         let seat = &self.seats[index as usize];
-        let room = |worker: &&Worker| worker.is_open() && worker.tasks.len() < self.config.slots;
-        let load = seat.worker.as_ref().filter(room).map(|worker| worker.tasks.len());
+        let load = seat.worker.as_ref().and_then(|worker| self.level(worker));
         ensure!(seat.listed == load, "seat {index} is listed as {:?}, not {load:?}", seat.listed);
         for (level, list) in (0..).zip(&self.ready) {
             let listed = list.iter(&self.seats).any(|other| other == index);
@@ -60,7 +60,12 @@ impl Scheduler {
         }
         let Some(worker) = &seat.worker else { return Ok(()) };
         ensure!(worker.id.index == index, "{:?} sits in seat {index}", worker.id);
-        ensure!(worker.tasks.len() <= self.config.slots, "{:?} holds too much", worker.id);
+        let most = self.config.slots + self.config.ahead;
+        ensure!(worker.tasks.len() <= most, "{:?} holds too much", worker.id);
+        let held = || worker.tasks.iter(&self.tasks).filter_map(|task| self.tasks.at(task)?.sent.as_ref());
+        ensure!(held().map(|sent| sent.worth).sum::<Time>() == worker.worth, "the worth of {:?}", worker.id);
+        let asked = held().any(|sent| sent.recalled);
+        ensure!(worker.recalls > 0 || !asked, "{:?} was asked for something, yet not", worker.id);
         ensure!(seat.due.is_some() == (worker.phase != Phase::Open), "{:?} has no limit", worker.id);
         let mut last = 0;
         for task in worker.tasks.iter(&self.tasks) {
@@ -87,6 +92,8 @@ impl Scheduler {
         let probing = self.staff.is_probing();
         let hope = self.workers().any(Worker::is_starting) || self.staff.probe.is_some();
         ensure!(self.mode != Mode::Running || !probing || hope, "no probe is to come");
+        let twice = self.workers().any(Worker::is_starting) && self.staff.probe.is_some();
+        ensure!(!twice, "a probe is to come while one is under way");
         for (index, seat) in self.seats.iter().enumerate() {
             let waits = seat.used && seat.worker.is_none() && seat.due.is_none();
             ensure!(self.mode != Mode::Running || probing || !waits, "seat {index} is forgotten");

@@ -12,10 +12,13 @@ use crate::sched::{Answer, Input};
 const MOMENT: Duration = Duration::from_micros(1);
 
 /// What a worker does.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Deed {
     Say(Say),
-    Begin(u64),
+    /// The task has come through the link.
+    Arrive(u64),
+    /// Gives back what it has not begun of what it was asked for.
+    Return(Vec<TaskId>),
     Answer(u64, Answer),
     Fail(u64, Fault),
     Die,
@@ -29,11 +32,24 @@ pub(super) enum Say {
     Bye,
 }
 
-/// A worker.
+/// A task that a worker has not answered.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    pub(super) sequence: u64,
+    pub(super) task: TaskId,
+    attempt: u32,
+    /// How long it will take, and what will go wrong.
+    wait: Duration,
+    fault: Option<Fault>,
+    arrived: bool,
+    begun: bool,
+}
+
+/// A worker. It begins tasks in the order of sending, as many at once as it has slots.
 #[derive(Default)]
 pub(super) struct Fake {
-    /// The tasks that it has not answered: sequence, id, attempt.
-    pub(super) held: Vec<(u64, TaskId, u32)>,
+    pub(super) held: Vec<Held>,
+    pub(super) slots: usize,
     pub(super) sent: u64,
     pub(super) begun: u64,
     pub(super) silent: bool,
@@ -52,6 +68,7 @@ impl World {
             ignores_term: bad(&mut self.rng, stubborn),
             ignores_drain: bad(&mut self.rng, stubborn),
             immortal: bad(&mut self.rng, self.plan.immortal),
+            slots: self.plan.config.slots as usize,
             ..Fake::default()
         };
         let black = !self.calm && self.plan.is_black(self.model.now);
@@ -86,7 +103,6 @@ impl World {
         let Some(fake) = self.fakes.get_mut(&worker) else { return };
         fake.sent += 1;
         let sequence = fake.sent;
-        fake.held.push((sequence, task, attempt));
         let wait = match self.rng.within(0..10) {
             _ if !self.calm && self.rng.percent(self.plan.slow) => self.rng.millis(1000..9000),
             0 => self.rng.millis(80..1000),
@@ -98,12 +114,34 @@ impl World {
         if fault == Some(Fault::Die) && self.rng.percent(40) {
             return self.soon(2, worker, Deed::Die);
         }
-        self.soon(begin, worker, Deed::Begin(sequence));
-        match fault {
-            None => self.after(wait, worker, Deed::Answer(sequence, Answer::Finished)),
-            Some(fault) => {
-                self.after(wait.min(Duration::from_millis(500)), worker, Deed::Fail(sequence, fault))
+        let wait = if fault.is_some() { wait.min(Duration::from_millis(500)) } else { wait };
+        let held = Held { sequence, task, attempt, wait, fault, arrived: false, begun: false };
+        if let Some(fake) = self.fakes.get_mut(&worker) {
+            fake.held.push(held);
+        }
+        self.soon(begin, worker, Deed::Arrive(sequence));
+    }
+
+    /// Begins what there is a slot for.
+    fn proceed(&mut self, worker: WorkerId) {
+        let Some(fake) = self.fakes.get_mut(&worker) else { return };
+        let mut begun = Vec::new();
+        let mut free = fake.slots.saturating_sub(fake.held.iter().filter(|held| held.begun).count());
+        for held in fake.held.iter_mut().filter(|held| !held.begun) {
+            if free == 0 || !held.arrived {
+                break;
             }
+            free -= 1;
+            held.begun = true;
+            fake.begun = held.sequence;
+            begun.push(*held);
+        }
+        for Held { sequence, wait, fault, .. } in begun {
+            let deed = match fault {
+                None => Deed::Answer(sequence, Answer::Finished),
+                Some(fault) => Deed::Fail(sequence, fault),
+            };
+            self.after(wait, worker, deed);
         }
     }
 
@@ -122,22 +160,38 @@ impl World {
     pub(super) fn perform(&mut self, worker: WorkerId, deed: Deed) -> Checked {
         let Some(fake) = self.fakes.get_mut(&worker) else { return Ok(()) };
         match deed {
-            Deed::Begin(sequence) => fake.begun = fake.begun.max(sequence),
+            Deed::Arrive(sequence) => {
+                if let Some(held) = fake.held.iter_mut().find(|held| held.sequence == sequence) {
+                    held.arrived = true;
+                }
+                self.proceed(worker);
+            }
             Deed::Die => return self.die(worker),
-            Deed::Say(_) | Deed::Answer(..) if fake.silent => {}
+            Deed::Say(_) | Deed::Answer(..) | Deed::Return(_) if fake.silent => {}
+            Deed::Return(asked) => {
+                let unbegun = |task: &TaskId| fake.held.iter().any(|held| held.task == *task && !held.begun);
+                let tasks: Vec<TaskId> = asked.into_iter().filter(unbegun).collect();
+                fake.held.retain(|held| !tasks.contains(&held.task));
+                self.proceed(worker);
+                return self.feed(Input::Recalled { worker, tasks });
+            }
             Deed::Say(Say::Ready) => return self.feed(Input::Ready { worker }),
             Deed::Say(Say::Open) => return self.feed(Input::Open { worker }),
             Deed::Say(Say::Pong) => return self.feed(Input::Heard { worker }),
             Deed::Say(Say::Bye) => return self.feed(Input::Bye { worker }),
             Deed::Answer(sequence, answer) => {
-                let Some(at) = fake.held.iter().position(|held| held.0 == sequence) else { return Ok(()) };
-                let began = fake.begun >= sequence;
-                let (_, task, attempt) = fake.held.remove(at);
+                let at = fake.held.iter().position(|held| held.sequence == sequence);
+                let Some(at) = at else { return Ok(()) };
+                let Held { task, attempt, begun: began, wait: used, .. } = fake.held.remove(at);
+                if !began && answer == Answer::Finished {
+                    fake.begun = fake.begun.max(sequence);
+                }
+                self.proceed(worker);
                 let answer = match answer {
                     Answer::Cancelled { .. } => Answer::Cancelled { began },
                     Answer::Finished => answer,
                 };
-                return self.feed(Input::Done { worker, task, attempt, answer });
+                return self.feed(Input::Done { worker, task, attempt, answer, used });
             }
             Deed::Fail(sequence, fault) => return self.misbehave(worker, sequence, fault),
         }
@@ -146,10 +200,9 @@ impl World {
 
     fn misbehave(&mut self, worker: WorkerId, sequence: u64, fault: Fault) -> Checked {
         let Some(fake) = self.fakes.get(&worker).filter(|fake| !fake.silent) else { return Ok(()) };
-        let Some(&(_, task, attempt)) = fake.held.iter().find(|held| held.0 == sequence) else {
-            return Ok(());
-        };
-        let done = Input::Done { worker, task, attempt, answer: Answer::Finished };
+        let held = fake.held.iter().find(|held| held.sequence == sequence);
+        let Some(&Held { task, attempt, wait: used, .. }) = held else { return Ok(()) };
+        let done = Input::Done { worker, task, attempt, answer: Answer::Finished, used };
         self.accuse(worker, !matches!(fault, Fault::Die | Fault::Quit));
         match fault {
             Fault::Die => self.die(worker),
@@ -169,11 +222,12 @@ impl World {
                     true => TaskId::new(self.rng.next() as u32, self.rng.next() as u32),
                     false => self.rng.pick(&others),
                 };
-                self.feed(Input::Done { worker, task, attempt, answer: Answer::Finished })
+                self.feed(Input::Done { worker, task, attempt, answer: Answer::Finished, used })
             }
             Fault::Stale => {
                 let attempt = self.rng.pick(&[attempt.wrapping_sub(1), attempt + 1, 0, u32::MAX]);
-                self.feed(Input::Done { worker, task, attempt, answer: Answer::Cancelled { began: false } })
+                let answer = Answer::Cancelled { began: false };
+                self.feed(Input::Done { worker, task, attempt, answer, used })
             }
             Fault::HangUp => {
                 self.fall_silent(worker);
@@ -189,10 +243,14 @@ impl World {
                 match self.rng.within(0..3) {
                     0 => self.perform(worker, Deed::Answer(sequence, Answer::Finished)),
                     1 => self.die(worker),
-                    _ => Ok(self.fall_silent(worker)),
+                    _ => {
+                        self.fall_silent(worker);
+                        Ok(())
+                    }
                 }
             }
             Fault::Quit => self.perform(worker, Deed::Answer(sequence, Answer::Cancelled { began: true })),
+            Fault::Return => self.feed(Input::Recalled { worker, tasks: vec![task] }),
             Fault::Greet => {
                 let greeting = self.rng.pick(&[Say::Ready, Say::Open]);
                 self.perform(worker, Deed::Say(greeting))

@@ -13,11 +13,15 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How much later than on paper things may happen: ticks come late, and three of them in a row make a ladder.
 const SLACK: Duration = Duration::from_millis(3500);
 
+/// The same for one tick.
+const TICK: Duration = Duration::from_millis(1000);
+
 impl Model {
     /// Judges what the scheduler wants done.
     pub(super) fn action(&mut self, action: &Action) -> Checked {
         ensure!(!self.closed || matches!(action, Action::Resolve { .. }), "something is done after the end");
         match *action {
+            Action::Recall { worker, ref tasks } => self.recall(worker, tasks),
             Action::Launch { worker } => self.launch(worker),
             Action::Run { worker, task, attempt } => self.run(worker, task, attempt),
             Action::Cancel { worker, task, grace } => self.cancel(worker, task, grace),
@@ -80,6 +84,12 @@ impl Model {
         closing.is_some_and(|it| it.limit.is_some_and(|limit| self.now - it.since.at >= limit + grace))
     }
 
+    /// Whether that limit has been over for so long that everybody has to know.
+    fn is_overtime(&self) -> bool {
+        let closing = self.closing.as_ref();
+        closing.is_some_and(|it| it.limit.is_some_and(|limit| self.age(it.since) > limit + SLACK))
+    }
+
     fn holds_stopping(&self, worker: WorkerId, grace: Duration) -> bool {
         self.tasks.values().any(|record| match &record.state {
             State::On(held) if held.worker == worker => {
@@ -115,6 +125,8 @@ impl Model {
         let known = Known {
             sent: 0,
             held: Vec::new(),
+            recalls: 0,
+            unfair: None,
             ready: false,
             opened: None,
             heard: self.since(),
@@ -137,22 +149,80 @@ impl Model {
         let slots = self.config.slots as usize;
         let least =
             self.workers.values().filter(|known| known.takes_tasks()).map(|known| known.held.len()).min();
+        let risky = self.runs_stopping(worker);
         let known = self.workers.get_mut(&worker).ok_or("a stranger gets a task")?;
         ensure!(known.takes_tasks(), "{worker:?} gets {task:?}");
-        ensure!(known.held.len() < slots, "{worker:?} gets too much");
-        ensure!(Some(known.held.len()) == least, "{worker:?} gets {task:?}, another has more room");
+        let load = known.held.len();
+        ensure!(load < slots + self.config.ahead as usize, "{worker:?} gets too much");
+        ensure!(
+            Some(load) == least || least >= Some(slots),
+            "{worker:?} gets {task:?}, another has more room"
+        );
+        ensure!(load < slots || !risky, "{worker:?} is sent {task:?} behind one that is to stop");
         if known.held.is_empty() {
             known.heard = since;
         }
         known.sent += 1;
         known.held.push(task);
-        let held = Held { worker, sequence: known.sent, stop: None, told: false };
+        let held = Held { worker, sequence: known.sent, stop: None, told: false, recalled: false };
         let record = self.tasks.get_mut(&task).ok_or("a resolved task runs")?;
         ensure!(!record.begun, "{task:?} is begun again");
         record.attempts += 1;
         ensure!(record.attempts == attempt, "{task:?} is on attempt {}, not {attempt}", record.attempts);
         self.waiting.remove(&(record.order, task));
         record.state = State::On(held);
+        Ok(())
+    }
+
+    /// Whether what a worker runs, as far as one can know, is to stop.
+    fn runs_stopping(&self, worker: WorkerId) -> bool {
+        let running = self.workers.get(&worker).into_iter().flat_map(|known| &known.held);
+        running.take(self.config.slots as usize).any(|task| {
+            matches!(self.tasks.get(task), Some(Record { state: State::On(held), .. }) if held.stop.is_some())
+        })
+    }
+
+    /// Whether somebody has nothing to do and nobody waits.
+    fn is_idle(&self) -> bool {
+        let slots = self.config.slots as usize;
+        self.waiting.is_empty() && self.workers.values().any(|it| it.takes_tasks() && it.held.len() < slots)
+    }
+
+    fn recall(&mut self, worker: WorkerId, tasks: &[TaskId]) -> Checked {
+        let shut = self.closing.as_ref().is_some_and(|closing| closing.shut);
+        let reason = shut || self.is_idle() || self.runs_stopping(worker);
+        ensure!(reason, "{worker:?} is asked to give back, for nothing");
+        let known = self.workers.get_mut(&worker).ok_or("a stranger is asked to give back")?;
+        ensure!(known.is_reachable() && !tasks.is_empty(), "{worker:?} is asked to give back {tasks:?}");
+        known.recalls += 1;
+        let running = &known.held[..known.held.len().min(self.config.slots as usize)];
+        ensure!(!tasks.iter().any(|task| running.contains(task)), "{worker:?} is asked for what it runs");
+        for task in tasks {
+            let Some(Record { state: State::On(held), .. }) = self.tasks.get_mut(task) else {
+                return Err(format!("{worker:?} is asked for {task:?}, which it does not hold"));
+            };
+            ensure!(held.worker == worker && held.stop.is_none(), "{worker:?} is asked for {task:?}");
+            ensure!(!std::mem::replace(&mut held.recalled, true), "{task:?} is asked for twice");
+        }
+        Ok(())
+    }
+
+    /// Notes who has something waiting while somebody has nothing to do.
+    fn compare_loads(&mut self) -> Checked {
+        let (idle, since, slots) = (self.is_idle(), self.since(), self.config.slots as usize);
+        let stopping = |task: &TaskId| matches!(self.tasks.get(task), Some(Record { state: State::On(held), .. }) if held.stop.is_some());
+        let mut unfair = Vec::new();
+        for (worker, known) in &self.workers {
+            let waits = known.held.iter().skip(slots).any(|task| !stopping(task));
+            unfair.push((*worker, idle && waits && known.recalls == 0 && known.is_reachable()));
+        }
+        for (worker, is) in unfair {
+            let Some(known) = self.workers.get_mut(&worker) else { continue };
+            known.unfair = known.unfair.filter(|_| is).or(is.then_some(since));
+            let begun = known.unfair;
+            let age = begun.map(|begun| self.age(begun));
+            ensure!(age.is_none_or(|age| age <= TICK), "tasks wait on {worker:?}, another is idle");
+        }
         Ok(())
     }
 
@@ -213,7 +283,10 @@ impl Model {
     }
 
     /// What must be true between calls.
-    pub(super) fn after(&self) -> Checked {
+    pub(super) fn after(&mut self) -> Checked {
+        if self.closing.as_ref().is_none_or(|closing| !closing.shut) {
+            self.compare_loads()?;
+        }
         let ladder = self.config.cancel_grace + self.config.term_grace + SECOND + SLACK;
         for (task, record) in &self.tasks {
             match &record.state {
@@ -221,12 +294,20 @@ impl Model {
                 State::On(Held { stop: Some((_, since)), worker, .. }) => {
                     ensure!(self.age(*since) <= ladder, "{task:?} does not stop on {worker:?}");
                 }
+                State::On(Held { stop: None, worker, .. }) if self.is_overtime() => {
+                    let reachable = self.workers.get(worker).is_some_and(Known::is_reachable);
+                    ensure!(!reachable, "{task:?} runs on after the limit");
+                }
                 _ => {}
             }
         }
         for (worker, known) in &self.workers {
             ensure!(!known.violated || known.killed.is_some(), "{worker:?} gets away with it");
-            let room = known.takes_tasks() && known.held.len() < self.config.slots as usize;
+            let slots = self.config.slots as usize;
+            // One is always sent ahead, however long those that run are expected to take.
+            let one_ahead =
+                known.held.len() == slots && self.config.ahead > 0 && !self.runs_stopping(*worker);
+            let room = known.takes_tasks() && (known.held.len() < slots || one_ahead);
             ensure!(!room || self.waiting.is_empty(), "tasks wait, {worker:?} has room");
             let stopping = self.is_stopping(*worker, Duration::ZERO);
             let silent = known.is_reachable() && !known.held.is_empty() && !stopping;

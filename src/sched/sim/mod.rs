@@ -61,9 +61,15 @@ pub(in crate::sched) enum Bug {
     NoBackOff,
     /// Time counts although this process did not run.
     CountStops,
+    /// What was given back is put back last.
+    ReturnLast,
+    /// What runs is asked for too.
+    RecallRunning,
+    /// What waits behind a slow task stays there.
+    NeverRecall,
 }
 
-const BUGS: [(&str, Bug); 10] = [
+const BUGS: [(&str, Bug); 13] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -74,13 +80,16 @@ const BUGS: [(&str, Bug); 10] = [
     ("forget-starting", Bug::ForgetStarting),
     ("no-back-off", Bug::NoBackOff),
     ("count-stops", Bug::CountStops),
+    ("return-last", Bug::ReturnLast),
+    ("recall-running", Bug::RecallRunning),
+    ("never-recall", Bug::NeverRecall),
 ];
 
 /// How many fixed seeds, and how many that change with every commit.
 const SEEDS: u64 = 500;
 
 /// What the seeds together have to get to, at least 20 times each.
-const REACHED: [&str; 20] = [
+const REACHED: [&str; 21] = [
     "Abandon",
     "Cancel",
     "Closed",
@@ -97,6 +106,7 @@ const REACHED: [&str; 20] = [
     "Kill",
     "Launch",
     "Ping",
+    "Recall",
     "Run again",
     "Started false",
     "Started true",

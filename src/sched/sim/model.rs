@@ -53,6 +53,8 @@ pub(super) struct Held {
     pub(super) stop: Option<(ErrorKind, Since)>,
     /// Whether `Cancel` was sent.
     pub(super) told: bool,
+    /// Whether it was asked for, and the answer has not come.
+    pub(super) recalled: bool,
 }
 
 /// A moment, and how long the parent had stood still by then.
@@ -74,6 +76,10 @@ pub(super) struct Past {
 pub(super) struct Known {
     pub(super) sent: u64,
     pub(super) held: Vec<TaskId>,
+    /// How many recalls it has not answered.
+    pub(super) recalls: u32,
+    /// Since when something waits here beside an idle worker.
+    pub(super) unfair: Option<Since>,
     pub(super) ready: bool,
     pub(super) opened: Option<Duration>,
     pub(super) heard: Since,
@@ -149,7 +155,7 @@ impl Model {
     /// What an input means, before the scheduler has seen it.
     pub(super) fn input(&mut self, input: &Input) {
         match *input {
-            Input::Submit { task } => {
+            Input::Submit { task, .. } => {
                 self.submitted += 1;
                 let record =
                     Record { order: self.submitted, attempts: 0, begun: false, state: State::Waiting };
@@ -175,6 +181,7 @@ impl Model {
             Input::Ready { worker }
             | Input::Open { worker }
             | Input::Done { worker, .. }
+            | Input::Recalled { worker, .. }
             | Input::Heard { worker }
             | Input::Violated { worker }
             | Input::HungUp { worker }
@@ -206,6 +213,7 @@ impl Model {
             Input::Done { task, attempt, answer, .. } => {
                 self.answered(worker, known, (*task, *attempt), *answer)
             }
+            Input::Recalled { tasks, .. } => self.returned(worker, known, tasks),
             _ => {}
         }
         known.heard = self.since();
@@ -218,6 +226,7 @@ impl Model {
         (task, attempt): (TaskId, u32),
         answer: Answer,
     ) {
+        let unreachable = !known.is_reachable() && self.is_out_of_time(Duration::ZERO);
         match self.tasks.get_mut(&task) {
             Some(Record { attempts, begun, state: State::On(held), .. })
                 if held.worker == worker && *attempts == attempt =>
@@ -225,10 +234,47 @@ impl Model {
                 let kind = held.stop.map_or(ErrorKind::Cancelled, |(kind, _)| kind);
                 known.held.retain(|&held| held != task);
                 *begun |= answer != Answer::Cancelled { began: false };
-                let outcome = (answer != Answer::Finished).then_some(kind);
-                self.demand(task, &[outcome]);
+                match answer {
+                    Answer::Finished => self.demand(task, &[None]),
+                    Answer::Cancelled { .. } if unreachable => {
+                        self.demand(task, &[Some(kind), Some(ErrorKind::Closed)]);
+                    }
+                    Answer::Cancelled { .. } => self.demand(task, &[Some(kind)]),
+                }
             }
             _ => known.violated = true,
+        }
+    }
+
+    fn returned(&mut self, worker: WorkerId, known: &mut Known, tasks: &[TaskId]) {
+        let shut = self.closing.as_ref().is_some_and(|closing| closing.shut);
+        let mut left: BTreeSet<TaskId> = known.held.iter().copied().collect();
+        let asked = |task: &TaskId| match self.tasks.get(task) {
+            Some(Record { state: State::On(held), .. }) => held.worker == worker && held.recalled,
+            _ => false,
+        };
+        if known.recalls == 0 || !tasks.iter().all(|task| left.remove(task) && asked(task)) {
+            known.violated = true;
+            return;
+        }
+        known.recalls -= 1;
+        for &task in tasks {
+            known.held.retain(|&held| held != task);
+            let Some(record) = self.tasks.get_mut(&task) else { continue };
+            let State::On(held) = &record.state else { continue };
+            match held.stop {
+                Some((kind, _)) => self.demand(task, &[Some(kind)]),
+                None if shut => self.demand(task, &[Some(ErrorKind::Closed)]),
+                None => {
+                    self.waiting.insert((record.order, task));
+                    record.state = State::Waiting;
+                }
+            }
+        }
+        for task in known.held.iter().filter(|_| known.recalls == 0) {
+            if let Some(Record { state: State::On(held), .. }) = self.tasks.get_mut(task) {
+                held.recalled = false;
+            }
         }
     }
 
@@ -267,8 +313,7 @@ impl Model {
             Some(_) => ErrorKind::Crashed,
         };
         let shut = self.closing.as_ref().is_some_and(|closing| closing.shut);
-        let unreachable =
-            (known.hung || known.parted || known.killed.is_some()) && self.is_out_of_time(Duration::ZERO);
+        let unreachable = !known.is_reachable() && self.is_out_of_time(Duration::ZERO);
         let mut blames = vec![Some(blame)];
         // A deaf worker may also have died before anybody noticed, or under the ladder of a neighbour.
         if known.deaf && begun.is_some() {
@@ -284,6 +329,8 @@ impl Model {
             let stop = held.stop.filter(|_| begun.is_some()).map(|(kind, _)| kind);
             record.begun |= ran;
             match stop {
+                // The pool's wish may have come first, unseen.
+                Some(kind) if unreachable => self.demand(task, &[Some(kind), Some(ErrorKind::Closed)]),
                 Some(kind) => self.demand(task, &[Some(kind)]),
                 None if ran => self.demand(task, &blames),
                 None if shut => self.demand(task, &[Some(ErrorKind::Closed)]),
@@ -311,6 +358,16 @@ impl Model {
             self.failures += 1;
             if self.failures >= 3 {
                 self.probing = Some(self.now);
+                self.despair();
+            }
+        }
+    }
+
+    /// One start too many has failed: what waits has to be given up, unless somebody can still take it.
+    fn despair(&mut self) {
+        if !self.workers.values().any(|known| known.opened.is_none() || known.takes_tasks()) {
+            for (_, task) in self.waiting.clone() {
+                self.demand(task, &[Some(ErrorKind::Launch)]);
             }
         }
     }

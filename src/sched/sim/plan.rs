@@ -28,9 +28,11 @@ pub(super) enum Fault {
     Quit,
     /// Greets or opens once too often.
     Greet,
+    /// Gives back what nobody has asked for, or what it has begun.
+    Return,
 }
 
-pub(super) const FAULTS: [Fault; 10] = [
+pub(super) const FAULTS: [Fault; 11] = [
     Fault::Die,
     Fault::Hang,
     Fault::Twice,
@@ -41,6 +43,7 @@ pub(super) const FAULTS: [Fault; 10] = [
     Fault::Bye,
     Fault::Quit,
     Fault::Greet,
+    Fault::Return,
 ];
 
 pub(super) struct Plan {
@@ -71,10 +74,11 @@ impl Plan {
         let config = Config {
             workers: rng.within(1..6) as u32,
             slots: rng.pick(&[1, 1, 2, 3, 5]),
+            ahead: rng.pick(&[0, 1, 1, 3, 1024]),
             start_limit: rng.millis(2_500..10_000),
             init_limit: rng.millis(2_500..10_000),
-            cancel_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 1000])),
-            term_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 1000])),
+            cancel_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 3000])),
+            term_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 3000])),
         };
         let chaos = rng.millis(500..12_000);
         let within = |rng: &mut Rng| rng.millis(0..chaos.as_millis() as u64);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use super::fakes::{Deed, Fake, Say};
+use super::fakes::{Deed, Fake, Held, Say};
 use super::model::Model;
 use super::plan::{Plan, close};
 use super::rng::Rng;
@@ -98,12 +98,12 @@ impl World {
         }
         let chaos = self.plan.chaos + Duration::from_millis(500);
         self.until(chaos, |_| false)?;
+        self.model.now = self.model.now.max(self.frozen);
         self.settle_down();
         self.until(self.model.now + Duration::from_secs(120), |world| world.model.unresolved() == 0)?;
         ensure!(self.model.unresolved() == 0, "{:?} never resolved", self.model.live());
         if !self.model.is_closing() {
             let input = close(&mut self.rng);
-            self.model.now = self.model.now.max(self.frozen);
             self.feed(input)?;
         }
         self.until(self.model.now + Duration::from_secs(30), |world| world.model.closed)?;
@@ -188,7 +188,8 @@ impl World {
             let at = self.model.now + self.rng.millis(0..1000);
             self.at(at, Event::Input(Input::Cancel { task }));
         }
-        self.feed(Input::Submit { task })
+        let kind = self.rng.within(0..3) as u32;
+        self.feed(Input::Submit { task, kind })
     }
 
     /// One call of the scheduler, and everything that comes of it.
@@ -235,8 +236,8 @@ impl World {
             Action::Resolve { task, .. } => self.places.push(task.index),
             Action::Cancel { worker, task, .. } => {
                 let Some(fake) = self.fakes.get(&worker) else { return };
-                let held = fake.held.iter().find(|held| held.1 == task);
-                if let Some(&(sequence, ..)) = held.filter(|_| !fake.silent && !fake.ignores_cancel) {
+                let held = fake.held.iter().find(|held| held.task == task);
+                if let Some(&Held { sequence, .. }) = held.filter(|_| !fake.silent && !fake.ignores_cancel) {
                     let answer = match self.rng.within(0..5) {
                         0 => Answer::Finished,
                         _ => Answer::Cancelled { began: true },
@@ -251,7 +252,7 @@ impl World {
                 let Some(fake) = self.fakes.get(&worker) else { return };
                 if !fake.ignores_term && self.rng.percent(60) {
                     self.soon(300, worker, Deed::Die);
-                } else if let Some(&(sequence, ..)) =
+                } else if let Some(&Held { sequence, .. }) =
                     self.fakes[&worker].held.first().filter(|_| self.rng.percent(70))
                 {
                     self.soon(80, worker, Deed::Answer(sequence, Answer::Cancelled { began: true }));
@@ -265,6 +266,11 @@ impl World {
                     (true, false) => {}
                 }
             }
+            Action::Recall { worker, ref tasks } => {
+                if self.fakes.get(&worker).is_some_and(|fake| !fake.silent) {
+                    self.soon(30, worker, Deed::Return(tasks.clone()));
+                }
+            }
             Action::Drain { worker } => self.leave(worker),
             _ => {}
         }
@@ -274,7 +280,7 @@ impl World {
     fn settle_down(&mut self) {
         self.calm = true;
         for worker in self.fakes.keys().copied().collect::<Vec<_>>() {
-            for (sequence, ..) in self.fakes[&worker].held.clone() {
+            for Held { sequence, .. } in self.fakes[&worker].held.clone() {
                 self.soon(500, worker, Deed::Answer(sequence, Answer::Finished));
             }
         }

@@ -1,5 +1,6 @@
 //! Single rules by example. That they hold together, whatever happens, is the simulator's to show.
 
+mod ahead;
 mod speed;
 mod staff;
 mod tasks;
@@ -47,9 +48,14 @@ pub(super) fn run(n: u32, by: WorkerId, attempt: u32) -> Action {
 }
 
 impl Pool {
-    /// As many workers as wanted, not open yet.
+    /// As many workers as wanted, not open yet, that are sent nothing ahead.
     pub(super) fn starting(workers: u32, slots: u32) -> Self {
-        let scheduler = Scheduler::new(Config { workers, slots, ..Config::default() });
+        Self::sent_ahead(workers, slots, 0)
+    }
+
+    /// As many workers as wanted, not open yet, that may be sent so much ahead.
+    pub(super) fn sent_ahead(workers: u32, slots: u32, ahead: u32) -> Self {
+        let scheduler = Scheduler::new(Config { workers, slots, ahead, ..Config::default() });
         let mut pool = Self { scheduler, now: Instant::now(), wanted: Vec::new() };
         pool.put(Input::Start);
         let launches: Vec<_> =
@@ -58,14 +64,19 @@ impl Pool {
         pool
     }
 
-    /// As many open workers as wanted.
+    /// As many open workers as wanted, that are sent nothing ahead.
     pub(super) fn open(workers: u32, slots: u32) -> Self {
-        let mut pool = Self::starting(workers, slots);
+        Self::starting(workers, slots).opened(workers)
+    }
+
+    /// The same with all workers open.
+    pub(super) fn opened(mut self, workers: u32) -> Self {
+        let pool = &mut self;
         for seat in (0..workers).rev() {
             pool.opens(worker(seat + 1, seat));
         }
         pool.wants(&[Action::Started { ok: true }]);
-        pool
+        self
     }
 
     pub(super) fn put(&mut self, input: Input) {
@@ -87,11 +98,17 @@ impl Pool {
     }
 
     pub(super) fn submit(&mut self, tasks: impl IntoIterator<Item = u32>) {
-        tasks.into_iter().for_each(|n| self.put(Input::Submit { task: task(n) }));
+        tasks.into_iter().for_each(|n| self.put(Input::Submit { task: task(n), kind: 0 }));
     }
 
     pub(super) fn done(&mut self, n: u32, worker: WorkerId, attempt: u32) {
-        self.put(Input::Done { worker, task: task(n), attempt, answer: Answer::Finished });
+        self.put(Input::Done {
+            worker,
+            task: task(n),
+            attempt,
+            answer: Answer::Finished,
+            used: Duration::ZERO,
+        });
     }
 
     pub(super) fn lost(&mut self, worker: WorkerId, begun: u64) {

@@ -1,6 +1,7 @@
 //! How fast it is. Measurements, not rules.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 use std::time::Instant;
 
 use super::{Pool, task, worker};
@@ -25,7 +26,8 @@ fn speed() {
             // As many calls of `now` as a driver makes that takes single events.
             while let Some(place) = free.pop() {
                 serial += 1;
-                pool.scheduler.handle(Instant::now(), Input::Submit { task: TaskId::new(serial, place) });
+                pool.scheduler
+                    .handle(Instant::now(), Input::Submit { task: TaskId::new(serial, place), kind: 0 });
                 if waiting == 0 {
                     break;
                 }
@@ -42,7 +44,8 @@ fn speed() {
                     break;
                 }
                 let Some((worker, task, attempt)) = sent.pop_front() else { break };
-                let done = Input::Done { worker, task, attempt, answer: Answer::Finished };
+                let done =
+                    Input::Done { worker, task, attempt, answer: Answer::Finished, used: Duration::ZERO };
                 pool.scheduler.handle(Instant::now(), done);
             }
         }
@@ -59,7 +62,7 @@ fn speed() {
 fn cancelling_many() {
     for tasks in [100_000, 1_000_000] {
         let mut pool = Pool::open(1, 1);
-        (0..=tasks).for_each(|n| pool.scheduler.handle(pool.now, Input::Submit { task: task(n) }));
+        (0..=tasks).for_each(|n| pool.scheduler.handle(pool.now, Input::Submit { task: task(n), kind: 0 }));
         let start = Instant::now();
         (1..=tasks).for_each(|n| pool.scheduler.handle(start, Input::Cancel { task: task(n) }));
         println!("{tasks} cancelled in {:?}", start.elapsed());

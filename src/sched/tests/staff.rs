@@ -97,6 +97,7 @@ fn shutdown_lets_run_what_runs_until_its_limit() {
         task: task(2),
         attempt: 1,
         answer: Answer::Cancelled { began: true },
+        used: Duration::ZERO,
     });
     pool.wants(&[failed(2, Closed, Some(two), 1, true), Action::Drain { worker: two }]);
     pool.lost(one, 1);
@@ -159,6 +160,24 @@ fn a_drain_that_can_start_nobody_still_ends() {
     }
     assert!(pool.wanted.contains(&failed(1, Launch, Some(worker(3, 0)), 0, false)));
     assert_eq!(pool.wanted.last(), Some(&Action::Closed));
+}
+
+#[test]
+fn a_drain_probes_again_for_what_comes_back() {
+    let mut pool = Pool::open(2, 1);
+    let (one, two) = (worker(1, 0), worker(2, 1));
+    pool.submit([1]);
+    pool.lost(two, 0);
+    for n in 3..=5 {
+        pool.pass(250 * MS);
+        pool.lost(worker(n, 1), 0);
+    }
+    pool.put(Input::Drain);
+    pool.pass(500 * MS);
+    pool.wanted.clear();
+    // No probe was wanted any more; now it is.
+    pool.lost(one, 0);
+    pool.wants(&[Action::Launch { worker: worker(6, 0) }]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{MS, Pool, answered, failed, run, task, worker};
 use crate::error::ErrorKind::*;
 use crate::id::TaskId;
 use crate::sched::{Action, Answer, Input};
+use std::time::Duration;
 
 #[test]
 fn tasks_go_to_idle_workers_first_and_in_order() {
@@ -111,6 +112,7 @@ fn an_answer_that_races_a_cancel_is_delivered_and_a_cancelled_one_says_whether_i
         task: task(2),
         attempt: 1,
         answer: Answer::Cancelled { began: false },
+        used: Duration::ZERO,
     });
     pool.wants(&[failed(2, Cancelled, Some(one), 1, false)]);
     pool.pass(60_000 * MS);
@@ -149,6 +151,7 @@ fn a_worker_that_survives_sigterm_is_drained_when_it_is_idle() {
         task: task(1),
         attempt: 1,
         answer: Answer::Cancelled { began: true },
+        used: Duration::ZERO,
     });
     pool.wants(&[failed(1, Cancelled, Some(one), 1, true)]);
     pool.done(2, one, 1);

@@ -5,11 +5,11 @@ use std::net::Shutdown;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use super::super::leave;
 use super::parent::{PATIENCE, Parent, encode};
 use super::tasks::{Big, Block, Leave, Noop, Sleep, Spin, Stubborn, Sum};
 use crate::id::TaskId;
 use crate::wire::frame::{LeaseKind, ToParent, ToWorker, Verdict};
+use crate::worker::leave;
 
 fn ping(parent: &mut Parent, nonce: u64) -> Duration {
     let said = Instant::now();

@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use super::super::{Entry, entry, leave, parent};
 use super::parent::{Parent, command, hello, myself};
 use super::tasks::{Meet, Noop, Sum};
 use super::worker;
 use crate::wire::TO_WORKER_MAGIC;
 use crate::wire::frame::{Hello, ToParent, ToWorker, Verdict};
+use crate::worker::{Entry, entry, leave, parent};
 
 /// Begins as a program does whose `main` is a task of a runtime: does nothing in an ordinary run.
 #[test]

@@ -17,10 +17,11 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::id::{TaskId, WorkerId};
 use crate::sys::memory::{self, Page};
 use crate::sys::{pidfd, process, socket};
+use crate::task::Task;
 use crate::wire::codec::{Codec, Message, append, decode, take_magic};
 use crate::wire::frame::{Ancestor, Hello, Limits, Open, Ready, Run, Sandbox, ToParent, ToWorker, Verdict};
 use crate::wire::{MESSAGE_LIMIT, TO_WORKER_MAGIC, VERSION, arg0};
-use crate::{Task, worker::tests::worker};
+use crate::worker::tests::worker;
 
 /// Longer than anything here takes, on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

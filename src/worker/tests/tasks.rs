@@ -8,7 +8,8 @@ use serde::de::Error as _;
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Context, Task};
+use crate::context::Context;
+use crate::task::Task;
 
 /// Declares a task: its fields, its output and its code.
 macro_rules! task {
@@ -114,22 +115,13 @@ task!(Chatter() -> String, _cx, {
     println!("println");
     eprintln!("eprintln");
     nix::unistd::write(std::io::stdout(), b"write\n").unwrap();
-    print_in_c();
+    crate::sys::stdio::print_in_c();
     Command::new("echo").arg("echo").status().unwrap();
     let cat = Command::new("cat").stdout(Stdio::piped()).output().unwrap();
     let mut read = std::io::read_to_string(std::io::stdin()).unwrap();
     read.push_str(&String::from_utf8(cat.stdout).unwrap());
     read
 });
-
-#[expect(unsafe_code, reason = "there is no safe way to print as C does")]
-fn print_in_c() {
-    // SAFETY: a constant format without arguments, and a flush of every stream.
-    unsafe {
-        libc::printf(c"printf\n".as_ptr());
-        libc::fflush(std::ptr::null_mut());
-    }
-}
 
 // What is open beyond standard error and stays so over exec.
 task!(Inherited() -> Vec<String>, _cx, {

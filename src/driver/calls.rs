@@ -1,0 +1,121 @@
+//! The table of calls: payloads and reply slots, each from its submission until its answer is fetched. Who runs when is
+//! not known here.
+
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::report;
+use crate::error::Error;
+use crate::id::TaskId;
+
+#[derive(Default)]
+pub(super) struct Calls {
+    calls: Slab<Call>,
+    /// Counts submissions.
+    serial: u32,
+}
+
+struct Call {
+    serial: u32,
+    /// Position in the workers' table of tasks.
+    kind: u32,
+    /// Whether somebody will still ask for the answer.
+    wanted: bool,
+    phase: Phase,
+}
+
+enum Phase {
+    /// The input is kept until the answer is there: a task that had not begun when its worker died is sent again.
+    Waiting {
+        input: Bytes,
+        waker: Option<Waker>,
+    },
+    Answered(Result<Bytes, Error>),
+}
+
+impl Calls {
+    /// Adds a call.
+    ///
+    /// # Errors
+    ///
+    /// When there are 2^32 already.
+    pub(super) fn insert(&mut self, kind: u32, input: Bytes) -> Result<TaskId, Error> {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        let phase = Phase::Waiting { input, waker: None };
+        let index = self.calls.insert(Call { serial, kind, wanted: true, phase });
+        let Ok(place) = u32::try_from(index) else {
+            self.calls.remove(index);
+            return Err(report::too_many());
+        };
+        Ok(TaskId::new(serial, place))
+    }
+
+    /// The kind of a call. Ids come from workers too: any value is fine.
+    pub(super) fn kind(&self, task: TaskId) -> Option<u32> {
+        self.get(task).map(|call| call.kind)
+    }
+
+    /// The kind and input of a call that has not been answered.
+    pub(super) fn input(&self, task: TaskId) -> Option<(u32, Bytes)> {
+        match self.get(task) {
+            Some(Call { kind, phase: Phase::Waiting { input, .. }, .. }) => Some((*kind, input.clone())),
+            _ => None,
+        }
+    }
+
+    /// Answers a call. The waker that is given back is to be woken when the lock is free.
+    pub(super) fn answer(&mut self, task: TaskId, answer: Result<Bytes, Error>) -> Option<Waker> {
+        let call = self.get_mut(task)?;
+        let wanted = call.wanted;
+        let before = std::mem::replace(&mut call.phase, Phase::Answered(answer));
+        if !wanted {
+            self.calls.remove(task.slot());
+        }
+        match before {
+            Phase::Waiting { waker, .. } => waker,
+            Phase::Answered(_) => None,
+        }
+    }
+
+    /// Asks for an answer; once ready, the call is forgotten. The waker that is given back is to be dropped when the lock
+    /// is free: with some executors it is the last thing that holds its task, and with it perhaps another `Run`.
+    pub(super) fn poll(
+        &mut self,
+        task: TaskId,
+        cx: &Context<'_>,
+    ) -> (Poll<Result<Bytes, Error>>, Option<Waker>) {
+        let Some(call) = self.get_mut(task) else { return (Poll::Ready(Err(report::closed())), None) };
+        if let Phase::Waiting { waker, .. } = &mut call.phase {
+            let known = waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            let old = if known { None } else { waker.replace(cx.waker().clone()) };
+            return (Poll::Pending, old);
+        }
+        match self.calls.remove(task.slot()).phase {
+            Phase::Answered(answer) => (Poll::Ready(answer), None),
+            Phase::Waiting { waker, .. } => (Poll::Pending, waker),
+        }
+    }
+
+    /// Notes that nobody will ask for the answer. Whether there is still something to cancel, and a waker to be dropped as
+    /// in `poll`.
+    pub(super) fn release(&mut self, task: TaskId) -> (bool, Option<Waker>) {
+        let Some(call) = self.get_mut(task) else { return (false, None) };
+        call.wanted = false;
+        if let Phase::Waiting { waker, .. } = &mut call.phase {
+            return (true, waker.take());
+        }
+        self.calls.remove(task.slot());
+        (false, None)
+    }
+
+    fn get(&self, task: TaskId) -> Option<&Call> {
+        self.calls.get(task.slot()).filter(|call| call.serial == task.serial)
+    }
+
+    fn get_mut(&mut self, task: TaskId) -> Option<&mut Call> {
+        self.calls.get_mut(task.slot()).filter(|call| call.serial == task.serial)
+    }
+}

@@ -1,0 +1,166 @@
+//! Sending ahead: how much a busy worker is given beyond what it runs, and taking that back when somebody else has
+//! nothing to do. It does not decide which task is next.
+//!
+//! A worker that has to wait for its next task idles for a round trip, which is long beside a short task. So busy workers
+//! are sent tasks worth [`WORTH`] of work ahead, and at least one. What has not begun is recalled when another worker is
+//! idle: no task waits behind a slow one while someone has nothing to do.
+
+use std::time::Duration;
+
+use crate::error::ErrorKind;
+use crate::id::TaskId;
+use crate::sched::Action;
+use crate::sched::clock::Alarm;
+use crate::sched::queue::{List, Task};
+use crate::sched::scheduler::{Mode, Scheduler};
+use crate::sched::worker::{Cause, Phase, Worker};
+
+/// How much predicted work a worker is sent ahead. Several times a round trip, which takes 20 to 70 us; more makes bursts
+/// uneven, and what was sent ahead slower to take back.
+pub(super) const WORTH: Duration = Duration::from_micros(500);
+
+/// What has to be predicted to take longer than this to be worth a recall, which costs two frames and a round trip.
+const RECALLED: Duration = Duration::from_micros(200);
+
+/// How long a worker whose work was predicted to be short may be busy until that is not believed any more.
+const STUCK: Duration = Duration::from_millis(1);
+
+/// Levels of workers that were sent something ahead, by the logarithm of how much: enough for any `Config::ahead`.
+const LEVELS: usize = 16;
+
+impl Scheduler {
+    /// The lists of workers: by what they run while a slot is free, then by how much they were sent ahead, and at last
+    /// those that have no room but something that can be recalled.
+    pub(super) fn levels(slots: u32) -> Vec<List> {
+        vec![List::default(); slots as usize + LEVELS + 1]
+    }
+
+    /// Where a worker belongs among the lists.
+    pub(super) fn level(&self, worker: &Worker) -> Option<u32> {
+        let (slots, load) = (self.config.slots, worker.tasks.len());
+        if !worker.is_open() {
+            return None;
+        }
+        let Some(ahead) = load.checked_sub(slots) else { return Some(load) };
+        let room =
+            ahead < self.config.ahead && (ahead == 0 || worker.worth < WORTH) && !self.is_stopping(worker);
+        match (room, ahead) {
+            (true, _) => Some(slots + (ahead + 1).ilog2().min(LEVELS as u32 - 1)),
+            (false, 0) => None,
+            (false, _) => Some(slots + LEVELS as u32),
+        }
+    }
+
+    /// Whether what a worker runs was told to stop: it may be about to be killed.
+    fn is_stopping(&self, worker: &Worker) -> bool {
+        let stopping = |task: &Task| task.sent.as_ref().is_some_and(|sent| sent.stop.is_some());
+        self.running(worker).any(|index| self.tasks.at(index).is_some_and(stopping))
+    }
+
+    /// Whether a worker runs a task, and was not merely sent it ahead.
+    pub(super) fn runs(&self, seat: u32, index: u32) -> bool {
+        self.worker(seat).is_some_and(|worker| self.running(worker).any(|other| other == index))
+    }
+
+    fn running(&self, worker: &Worker) -> impl Iterator<Item = u32> {
+        worker.tasks.iter(&self.tasks).take(self.config.slots as usize)
+    }
+
+    /// The best worker with room.
+    pub(super) fn roomy(&self) -> Option<u32> {
+        self.ready[..self.ready.len() - 1].iter().find_map(List::first)
+    }
+
+    /// Recalls something for an idle worker from one that will not come to it soon.
+    pub(super) fn rebalance(&mut self) {
+        let slots = self.config.slots as usize;
+        let (free, busy) = self.ready.split_at(slots);
+        if !self.queue.is_empty() || self.mode >= Mode::Closing || free.iter().all(|list| list.is_empty()) {
+            return;
+        }
+        let now = self.clock.now();
+        let mut later = false;
+        let rich = busy[1..].iter().rev().flat_map(|list| list.iter(&self.seats)).find(|&seat| {
+            let Some(worker) = self.worker(seat).filter(|worker| worker.recalls == 0) else { return false };
+            let soon = worker.worth < RECALLED && now.saturating_sub(worker.heard) < STUCK;
+            later |= soon;
+            !soon
+        });
+        if let Some(seat) = rich.filter(|_| !planted!(self, NeverRecall)) {
+            let ahead =
+                self.worker(seat).map_or(0, |worker| worker.tasks.len()).saturating_sub(self.config.slots);
+            self.recall(seat, ahead.div_ceil(2));
+        } else if later && self.rebalance.is_none() {
+            self.clock.arm(Alarm::Rebalance, &mut self.rebalance, STUCK);
+        }
+    }
+
+    /// Asks a worker to give back the last `count` of what it was sent ahead.
+    pub(super) fn recall(&mut self, seat: u32, count: u32) {
+        let Some(worker) = self.worker(seat).filter(|worker| worker.phase == Phase::Open) else { return };
+        let runs = if planted!(self, RecallRunning) { 0 } else { self.config.slots };
+        let ahead = worker.tasks.iter(&self.tasks).skip(runs as usize);
+        let skipped = worker.tasks.len().saturating_sub(self.config.slots).saturating_sub(count);
+        let mut tasks = Vec::new();
+        for index in ahead.skip(skipped as usize).collect::<Vec<_>>() {
+            let Some(task) = self.tasks.at_mut(index) else { continue };
+            let id = task.id;
+            if let Some(sent) = task.sent.as_mut().filter(|sent| sent.stop.is_none() && !sent.recalled) {
+                sent.recalled = true;
+                tasks.push(id);
+            }
+        }
+        if tasks.is_empty() {
+            return;
+        }
+        if let Some(worker) = self.worker_mut(seat) {
+            worker.recalls += 1;
+            let worker = worker.id;
+            self.act(Action::Recall { worker, tasks });
+        }
+    }
+
+    /// A worker has given back what it had not begun.
+    pub(super) fn recalled(&mut self, seat: u32, tasks: &[TaskId]) {
+        let asked = self.worker(seat).is_some_and(|worker| worker.recalls > 0);
+        // Each may be given back once, and all of them must be right for any to count.
+        if !asked || !tasks.iter().all(|&task| self.take_promise(seat, task)) {
+            return self.doom(seat, Cause::Violation);
+        }
+        let Some(worker) = self.worker_mut(seat) else { return };
+        worker.recalls -= 1;
+        let id = worker.id;
+        let mut back = Vec::new();
+        for &task in tasks {
+            self.take_back(seat, task.index);
+            let Some(task) = self.tasks.at_mut(task.index) else { continue };
+            let (index, ran, sent) = (task.id.index, task.ran, task.sent.take());
+            match sent.and_then(|sent| sent.stop) {
+                Some(stop) => self.fail(index, stop.kind, Some(id), ran),
+                None if self.mode >= Mode::Closing => self.fail(index, ErrorKind::Closed, Some(id), ran),
+                None if planted!(self, ReturnLast) => self.queue.push_back(&mut self.tasks, index),
+                None => back.push(index),
+            }
+        }
+        self.tasks.requeue(&mut self.queue, back);
+        self.keep(seat);
+        self.settle(seat);
+    }
+
+    /// Whether the seat's worker was asked for this task and has not given it back.
+    fn take_promise(&mut self, seat: u32, task: TaskId) -> bool {
+        let known = self.tasks.get(task).is_some_and(|known| known.is_on(seat));
+        let sent = self.tasks.at_mut(task.index).filter(|_| known).and_then(|task| task.sent.as_mut());
+        sent.is_some_and(|sent| std::mem::take(&mut sent.recalled))
+    }
+
+    /// What was not given back has begun, or will.
+    fn keep(&mut self, seat: u32) {
+        let Some(worker) = self.worker(seat).filter(|worker| worker.recalls == 0) else { return };
+        for index in worker.tasks.iter(&self.tasks).collect::<Vec<_>>() {
+            if let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) {
+                sent.recalled = false;
+            }
+        }
+    }
+}

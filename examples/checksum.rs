@@ -22,6 +22,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
@@ -116,9 +117,12 @@ async fn run(args: &Args) -> io::Result<usize> {
     if let Some(n) = args.workers {
         builder = builder.workers(n.get());
     }
+    // The list is made while the workers start.
+    let directory = args.directory.clone();
+    let walking = thread::spawn(move || walk(&directory));
     let pool = builder.build().await?;
 
-    let (paths, unlisted) = walk(&args.directory);
+    let (paths, unlisted) = walking.join().map_err(|_| io::Error::other("listing the files failed"))?;
     for error in &unlisted {
         complain(&format!("checksum: {error}"));
     }

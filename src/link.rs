@@ -199,6 +199,12 @@ impl Stream for Socket {
         loop {
             let mut ready = ready!(self.readable.poll_read_ready(cx))?;
             match buffer::read(self.readable.as_fd(), buffer, READ) {
+                // Less than there was room for: the socket is empty, and what comes next raises a new edge. That saves a
+                // read that finds nothing, per message. (It would be wrong if descriptors came: a read ends behind one.)
+                Ok(n) if 0 < n && n < READ => {
+                    ready.clear_ready();
+                    return Poll::Ready(Ok(n));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),

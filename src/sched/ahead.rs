@@ -15,9 +15,10 @@ use crate::sched::queue::{List, Task};
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Cause, Phase, Worker};
 
-/// How much predicted work a worker is sent ahead. Several times a round trip, which takes 20 to 70 us; more makes bursts
-/// uneven, and what was sent ahead slower to take back.
-pub(super) const WORTH: Duration = Duration::from_micros(500);
+/// How much predicted work a worker is sent ahead. Several times a round trip, which takes 20 to 70 us, and answers may
+/// gather for a quarter of this before they are seen here; more makes bursts uneven, and what was sent ahead slower to
+/// take back.
+pub(super) const WORTH: Duration = Duration::from_millis(1);
 
 /// What has to be predicted to take longer than this to be worth a recall, which costs two frames and a round trip.
 const RECALLED: Duration = Duration::from_micros(200);

@@ -26,12 +26,16 @@ use crate::id::WorkerId;
 use crate::task::Table;
 use crate::wire::frame::{ToParent, Verdict};
 
-/// A task that took longer than this has its answer written at once: the write costs a tenth of it.
+/// What is longer than this is not one of very many.
 const BRIEF: Duration = Duration::from_micros(20);
 
-/// How long answers may gather behind each other. Longer saves few writes more, and what has gathered when the worker
-/// is killed has to be taken as begun and lost.
+/// How long answers of brief tasks may gather while there is more to do. Longer saves few writes more, and what has
+/// gathered when the worker is killed has to be taken as begun and lost: it would be hundreds.
 const GATHER: Duration = Duration::from_micros(50);
+
+/// The same for longer tasks, of which a dozen at most gather. Each write wakes the parent, which on a busy machine takes
+/// the processor away from a worker: longer saves little more, and callers wait for it.
+const PATIENCE: Duration = Duration::from_micros(250);
 
 /// How many bytes of answers may gather: a good write.
 const GATHERED: usize = 60_000;
@@ -190,7 +194,7 @@ impl Main<'_> {
         let used_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let Queued { task, attempt, .. } = *queued;
         let done = ToParent::Done { task, attempt, used_us, verdict };
-        let due = took > BRIEF || ended - self.flushed >= GATHER;
+        let due = ended - self.flushed >= if took > BRIEF { PATIENCE } else { GATHER };
         let long = &self.long;
         let mut wrote = false;
         self.shared.finish(&done, &self.output, |gathered, next| {

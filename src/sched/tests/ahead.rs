@@ -34,11 +34,11 @@ fn what_is_short_is_sent_ahead_by_time() {
     let mut pool = pool(1);
     taught(&mut pool, worker(1, 0), Duration::from_micros(100));
     pool.submit(1..20);
-    // 500 us: the one that runs, and four more.
-    assert_eq!(pool.wanted.len(), 5);
+    // A millisecond: the one that runs, and nine more.
+    assert_eq!(pool.wanted.len(), 10);
     pool.wanted.clear();
     done(&mut pool, worker(1, 0), 1, Duration::from_micros(100));
-    pool.wants(&[answered(1), run(6, worker(1, 0), 1)]);
+    pool.wants(&[answered(1), run(11, worker(1, 0), 1)]);
 }
 
 #[test]

@@ -17,7 +17,9 @@ fn send(pid: u32, signal: Signal) {
 #[test]
 fn each_way_of_dying_is_named() {
     on_a_runtime(|| async {
-        let pool = Pool::builder().workers(1).build().await.unwrap();
+        // More workers than deaths: they are not replaced as fast as they are killed here.
+        let pool = Pool::builder().workers(9).build().await.unwrap();
+        pids(&pool, 9).await;
         let signals = ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM"];
         for name in signals {
             let signal: Signal = name.parse().unwrap();
@@ -45,7 +47,7 @@ fn each_way_of_dying_is_named() {
 #[test]
 fn the_last_words_of_a_worker_are_in_the_error() {
     on_a_runtime(|| async {
-        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let pool = Pool::builder().workers(2).build().await.unwrap();
         let error = pool.run(Die::Abort).await.unwrap_err();
         assert!(error.stderr().contains("about to abort"), "{error:?}");
         assert!(error.to_string().contains("about to abort"), "{error}");

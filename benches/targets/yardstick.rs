@@ -1,7 +1,7 @@
 //! What the kernel itself can do, with nothing of procpool in it: the lengths that the workloads are laid beside.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -44,9 +44,8 @@ impl Drop for Peer {
 /// Runs in the child: gives back what comes, as it comes.
 pub(crate) fn child() {
     let mut input = std::io::stdin().lock();
-    let mut output = std::fs::File::from(OwnedFd::from(
-        std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().expect("a descriptor"),
-    ));
+    let output = std::io::stdout().as_fd().try_clone_to_owned().expect("a descriptor");
+    let mut output = std::fs::File::from(output);
     let mut buffer = vec![0; 256 << 10];
     while let Ok(n @ 1..) = input.read(&mut buffer) {
         if output.write_all(&buffer[..n]).is_err() {

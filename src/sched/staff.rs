@@ -143,11 +143,8 @@ impl Scheduler {
         let place = &mut self.seats[seat as usize];
         place.free = gone && !last.is_starting() && last.was_sent_away();
         let closing = last.is_starting() && last.was_sent_away();
-        let wait = if place.free || closing {
-            Time::ZERO
-        } else {
-            place.back_off(seat, self.clock.now(), last.opened)
-        };
+        let wait =
+            if place.free || closing { Time::ZERO } else { place.back_off(seat, self.clock.now(), last) };
         if last.is_starting() && !closing && self.mode <= Mode::Draining {
             self.start_failed(last.id);
         }

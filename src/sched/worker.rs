@@ -53,8 +53,10 @@ impl Linked for Vec<Seat> {
 
 impl Seat {
     /// Counts a worker that went without being asked to, and says how long to wait before the next.
-    pub(super) fn back_off(&mut self, seat: u32, now: Time, opened: Option<Time>) -> Duration {
-        if opened.is_some_and(|opened| now.saturating_sub(opened) >= HEALTHY) {
+    pub(super) fn back_off(&mut self, seat: u32, now: Time, last: &Worker) -> Duration {
+        let old = last.opened.is_some_and(|opened| now.saturating_sub(opened) >= HEALTHY);
+        // Whoever has finished a task shows that the place works: then the bucket alone limits the rate.
+        if old || last.finished > 0 {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);

@@ -127,6 +127,7 @@ impl Model {
             held: Vec::new(),
             recalls: 0,
             unfair: None,
+            useful: false,
             ready: false,
             opened: None,
             heard: self.since(),
@@ -218,7 +219,7 @@ impl Model {
         }
         for (worker, is) in unfair {
             let Some(known) = self.workers.get_mut(&worker) else { continue };
-            known.unfair = known.unfair.filter(|_| is).or(is.then_some(since));
+            known.unfair = known.unfair.filter(|_| is).or_else(|| is.then_some(since));
             let begun = known.unfair;
             let age = begun.map(|begun| self.age(begun));
             ensure!(age.is_none_or(|age| age <= TICK), "tasks wait on {worker:?}, another is idle");

@@ -78,6 +78,8 @@ pub(super) struct Known {
     pub(super) held: Vec<TaskId>,
     /// How many recalls it has not answered.
     pub(super) recalls: u32,
+    /// Whether it has finished a task.
+    pub(super) useful: bool,
     /// Since when something waits here beside an idle worker.
     pub(super) unfair: Option<Since>,
     pub(super) ready: bool,
@@ -234,6 +236,7 @@ impl Model {
                 let kind = held.stop.map_or(ErrorKind::Cancelled, |(kind, _)| kind);
                 known.held.retain(|&held| held != task);
                 *begun |= answer != Answer::Cancelled { began: false };
+                known.useful |= answer == Answer::Finished;
                 match answer {
                     Answer::Finished => self.demand(task, &[None]),
                     Answer::Cancelled { .. } if unreachable => {
@@ -349,7 +352,7 @@ impl Model {
         past.free = gone && known.opened.is_some() && (known.terminated || known.drained) && !known.violated;
         self.free += u64::from(past.free);
         if !past.free {
-            if known.opened.is_some_and(|opened| self.now - opened >= 10 * SECOND) {
+            if known.useful || known.opened.is_some_and(|opened| self.now - opened >= 10 * SECOND) {
                 past.failures = 0;
             }
             past.failures += 1;

@@ -266,10 +266,10 @@ impl World {
                     (true, false) => {}
                 }
             }
-            Action::Recall { worker, ref tasks } => {
-                if self.fakes.get(&worker).is_some_and(|fake| !fake.silent) {
-                    self.soon(30, worker, Deed::Return(tasks.clone()));
-                }
+            Action::Recall { worker, ref tasks }
+                if self.fakes.get(&worker).is_some_and(|fake| !fake.silent) =>
+            {
+                self.soon(30, worker, Deed::Return(tasks.clone()));
             }
             Action::Drain { worker } => self.leave(worker),
             _ => {}

@@ -54,6 +54,8 @@ pub(crate) struct Link<S> {
     greeted: bool,
     /// What the worker wrote before its greeting.
     stray: Bytes,
+    /// How many bytes came from the greeting on.
+    received: u64,
     outbox: BytesMut,
 }
 
@@ -65,6 +67,7 @@ impl<S: Stream> Link<S> {
             inbox: BytesMut::new(),
             greeted: false,
             stray: Bytes::new(),
+            received: 0,
             outbox: BytesMut::new(),
         }
     }
@@ -99,6 +102,23 @@ impl<S: Stream> Link<S> {
                 }
             }
         }
+    }
+
+    /// Appends what a dead worker had said and not written. `kept` is asked for what follows the bytes that came.
+    ///
+    /// # Errors
+    ///
+    /// As `poll_receive`.
+    pub(crate) fn recover(
+        &mut self,
+        kept: impl FnOnce(u64) -> Vec<u8>,
+        batch: &mut Vec<Message<ToParent>>,
+    ) -> Result<(), Violation> {
+        if self.greeted {
+            self.inbox.extend_from_slice(&kept(self.received));
+            self.decode(batch)?;
+        }
+        Ok(())
     }
 
     /// Whether there is nothing left to send.
@@ -149,7 +169,7 @@ impl<S: Stream> Link<S> {
     ) -> Result<bool, Violation> {
         match read {
             Ok(0) => return Ok(false),
-            Ok(_) => {}
+            Ok(n) => self.received += n as u64,
             // A worker that is killed with unread frames in its socket resets the connection: it is gone all the same.
             Err(error) if is_gone(&error) => return Ok(false),
             Err(error) => return Err(error.into()),
@@ -157,15 +177,21 @@ impl<S: Stream> Link<S> {
         if !self.greeted {
             let Some(stray) = take_magic(&mut self.inbox)? else { return Ok(true) };
             self.greeted = true;
+            self.received -= stray.len() as u64;
             self.stray = stray;
         }
+        self.decode(batch)?;
+        Ok(true)
+    }
+
+    fn decode(&mut self, batch: &mut Vec<Message<ToParent>>) -> Result<(), Violation> {
         while let Some(mut message) = self.codec.decode(&mut self.inbox)? {
             if !message.body.is_empty() && message.body.len() <= COPIED {
                 message.body = Bytes::copy_from_slice(&message.body);
             }
             batch.push(message);
         }
-        Ok(true)
+        Ok(())
     }
 }
 

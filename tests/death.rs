@@ -84,6 +84,22 @@ fn only_the_victim_of_a_kill_fails() {
 }
 
 #[test]
+fn what_a_worker_had_finished_is_answered_although_it_died_before_it_wrote_that() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        for round in 0..4 {
+            let echoes = |from: u64| (from..from + 200).map(|n| pool.run(Echo(n))).collect::<Vec<_>>();
+            let (before, victim) = (echoes(0), pool.run(Die::Signal(Signal::SIGKILL as i32)));
+            let after = echoes(200);
+            assert!(victim.await.unwrap_err().is_crashed(), "round {round}");
+            for (n, echo) in join_all(before.into_iter().chain(after)).await.into_iter().enumerate() {
+                assert_eq!(echo.unwrap(), n as u64, "round {round}");
+            }
+        }
+    });
+}
+
+#[test]
 fn an_idle_worker_that_is_killed_is_replaced_and_nobody_notices() {
     on_a_runtime(|| async {
         let pool = Pool::builder().workers(2).build().await.unwrap();

@@ -119,8 +119,8 @@ impl Session {
                 Poll::Ready(exited) => Some(exited),
                 Poll::Pending => None,
             };
-            if exited.is_some() && self.receiving {
-                trouble = self.link.drain(&mut self.batch).err();
+            if exited.is_some() && trouble.is_none() {
+                trouble = self.gather().err();
             }
             if !self.exchange(received, trouble, cx) {
                 return Poll::Ready(());
@@ -136,6 +136,18 @@ impl Session {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Gathers what a dead worker has left behind: in the link, and said but not written. Only the tasks that it died over
+    /// are lost with it, not those that it had finished.
+    fn gather(&mut self) -> Result<(), Violation> {
+        if self.receiving {
+            self.link.drain(&mut self.batch)?;
+        }
+        match &self.page {
+            Some(page) => self.link.recover(|received| page.kept(received), &mut self.batch),
+            None => Ok(()),
+        }
     }
 
     /// One turn under the lock: in with what was received, out with what is to be sent. `false` when the worker has been

@@ -5,23 +5,35 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::ftruncate;
 
-/// One page: larger ones cost nothing more, smaller ones do not exist.
-const LENGTH: usize = 4096;
+/// How many bytes can be kept. As many as are gathered for one write; a page costs memory when it is first used.
+const KEPT: usize = 64 << 10;
 
-/// A page in which a worker notes, before user code runs, how many tasks of its link it has begun. The note survives
-/// the worker, however it dies.
+/// A page for the numbers, and what can be kept.
+const LENGTH: usize = HEAD + KEPT;
+const HEAD: usize = 4096;
+
+/// Memory in which a worker notes, before user code runs, how many tasks of its link it has begun, and keeps what it has
+/// said and not written yet. The notes survive the worker, however it dies.
+///
+/// ```text
+///  0      8      16      24          4096                                  LENGTH
+///  ┌──────┬──────┬───────┬───────────┬─────────────────────────────────────┐
+///  │begun │ from │ until │           │ bytes from..until of what was said   │
+///  └──────┴──────┴───────┴───────────┴─────────────────────────────────────┘
+/// ```
 pub(crate) struct Page {
     start: NonNull<c_void>,
 }
 
-// SAFETY: the page is only ever read and written through the atomic at its start, and unmapped by the last owner.
+// SAFETY: numbers are read and written as atomics. Kept bytes are written by one worker, whose lock orders that, and read
+// as atomics by its parent. The memory is unmapped by the last owner.
 unsafe impl Send for Page {}
 // SAFETY: as above.
 unsafe impl Sync for Page {}
@@ -61,8 +73,51 @@ impl Page {
 
     /// How many tasks have begun.
     pub(crate) fn begun(&self) -> &AtomicU64 {
-        // SAFETY: the mapping lives as long as self, is page-aligned, and is accessed as this atomic only, by both sides.
-        unsafe { self.start.cast::<AtomicU64>().as_ref() }
+        self.number(0)
+    }
+
+    /// The worker's side: keeps bytes that begin so far into what it has said. What follows no kept bytes, or finds no room,
+    /// is not kept.
+    pub(crate) fn keep(&self, at: u64, bytes: &[u8]) {
+        let (from, until) = (self.number(1).load(Ordering::Relaxed), self.number(2).load(Ordering::Relaxed));
+        let place = at.wrapping_sub(from);
+        if at != until || place.saturating_add(bytes.len() as u64) > KEPT as u64 {
+            return;
+        }
+        // SAFETY: the range was just seen to lie within the mapping, and nobody reads behind `until`.
+        unsafe {
+            let target = self.start.cast::<u8>().add(HEAD + place as usize);
+            target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+        }
+        self.number(2).store(at + bytes.len() as u64, Ordering::Release);
+    }
+
+    /// The worker's side: everything before `at` is written and need not be kept.
+    pub(crate) fn written(&self, at: u64) {
+        // Killed between the two stores, it has kept nothing behind `at`, and what is before is known to be written.
+        self.number(1).store(at, Ordering::Release);
+        self.number(2).store(at, Ordering::Release);
+    }
+
+    /// The parent's side, when the worker is dead: what it had said and kept behind the first `received` bytes.
+    pub(crate) fn kept(&self, received: u64) -> Vec<u8> {
+        let (from, until) = (self.number(1).load(Ordering::Acquire), self.number(2).load(Ordering::Acquire));
+        let sane = until.checked_sub(from).is_some_and(|kept| kept <= KEPT as u64);
+        if !sane || !(from..until).contains(&received) {
+            return Vec::new();
+        }
+        let range = (received - from) as usize..(until - from) as usize;
+        // SAFETY: the range lies within the mapping, as was just checked. Whoever still has the memory may change it: it is
+        // read byte by byte as atomics, and believed no more than what comes through the link.
+        let byte =
+            |at| unsafe { self.start.cast::<AtomicU8>().add(HEAD + at).as_ref() }.load(Ordering::Relaxed);
+        range.map(byte).collect()
+    }
+
+    fn number(&self, index: usize) -> &AtomicU64 {
+        // SAFETY: the mapping lives as long as self and is page-aligned; its first words are accessed as atomics only, by
+        // both sides. The callers' indices are below 3.
+        unsafe { self.start.cast::<AtomicU64>().add(index).as_ref() }
     }
 }
 
@@ -89,6 +144,39 @@ mod tests {
         let (ours, theirs) = (Page::map(&fd).unwrap(), Page::map(&fd).unwrap());
         theirs.begun().store(7, Ordering::SeqCst);
         assert_eq!(ours.begun().load(Ordering::SeqCst), 7);
+    }
+
+    #[test]
+    fn what_was_said_and_not_written_is_kept() {
+        let fd = create().unwrap();
+        let (ours, theirs) = (Page::map(&fd).unwrap(), Page::map(&fd).unwrap());
+        assert_eq!(ours.kept(0), b"");
+        theirs.keep(0, b"one");
+        theirs.keep(3, b"two");
+        assert_eq!(ours.kept(0), b"onetwo");
+        assert_eq!(ours.kept(4), b"wo");
+        assert_eq!((ours.kept(6), ours.kept(7)), (Vec::new(), Vec::new()));
+        theirs.written(6);
+        theirs.keep(6, b"three");
+        assert_eq!((ours.kept(6), ours.kept(3)), (b"three".to_vec(), Vec::new()));
+        // What does not fit leaves a gap, and behind a gap nothing is kept.
+        theirs.keep(11, &vec![1; KEPT]);
+        theirs.keep(11 + KEPT as u64, b"four");
+        assert_eq!(ours.kept(6), b"three");
+        theirs.written(15 + KEPT as u64);
+        theirs.keep(15 + KEPT as u64, &vec![7; KEPT]);
+        assert_eq!(ours.kept(15 + KEPT as u64), vec![7; KEPT]);
+    }
+
+    #[test]
+    fn a_page_that_lies_gives_nothing() {
+        let fd = create().unwrap();
+        let (ours, theirs) = (Page::map(&fd).unwrap(), Page::map(&fd).unwrap());
+        for (from, until) in [(5, 3), (0, KEPT as u64 + 1), (u64::MAX, 0), (0, u64::MAX)] {
+            theirs.number(1).store(from, Ordering::SeqCst);
+            theirs.number(2).store(until, Ordering::SeqCst);
+            assert_eq!(ours.kept(from), b"", "{from}..{until}");
+        }
     }
 
     #[test]

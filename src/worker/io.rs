@@ -36,8 +36,6 @@ pub(super) struct Shared {
     pub(super) ends: Ends,
     pub(super) pulse: Pulse,
     pub(super) slot: Arc<Slot>,
-    /// Where the parent sees what has begun.
-    page: Option<Page>,
     io: Mutex<Io>,
 }
 
@@ -53,6 +51,10 @@ pub(super) struct Io {
     running: Option<Current>,
     /// Answers that have not been written yet, from a frame's middle on perhaps.
     out: BytesMut,
+    /// How many bytes were ever put there.
+    said: u64,
+    /// Where the parent sees, even when this process is dead, what has begun and what was said.
+    page: Option<Page>,
     /// Wakes the main thread when the watcher has read something for it: the bytes are gone from the socket, so nothing
     /// else would.
     reader: Option<Waker>,
@@ -119,11 +121,13 @@ impl Shared {
             received: 0,
             running: None,
             out: BytesMut::new(),
+            said: 0,
+            page,
             reader: None,
             standin: false,
             stage: Stage::Serving,
         };
-        Ok(Self { ends, pulse: Pulse::new()?, slot: Arc::default(), page, io: Mutex::new(io) })
+        Ok(Self { ends, pulse: Pulse::new()?, slot: Arc::default(), io: Mutex::new(io) })
     }
 
     /// The lock, whoever asks. Nothing that runs under it leaves it half-changed by a panic.
@@ -151,7 +155,7 @@ impl Shared {
         let Some(queued) = io.queue.pop_front() else { return Next::Leave };
         io.running = Some(Current { task: queued.task, cancelled: None });
         let turn = self.slot.begin();
-        if let Some(page) = &self.page {
+        if let Some(page) = &io.page {
             page.begun().store(queued.position, std::sync::atomic::Ordering::Release);
         }
         self.pulse.beat();
@@ -227,6 +231,7 @@ impl Shared {
             match nix::unistd::write(&self.ends.output, &io.out).map_err(io::Error::from) {
                 Ok(n) => {
                     io.out.advance(n);
+                    io.written();
                     // What one large answer took is not kept.
                     if io.out.is_empty() && io.out.capacity() > UNREAD {
                         io.out = BytesMut::new();
@@ -296,7 +301,24 @@ impl Io {
 
     /// Adds bytes that are no frame: the magic.
     pub(super) fn say_raw(&mut self, bytes: &[u8]) {
+        let start = self.out.len();
         self.out.extend_from_slice(bytes);
+        self.keep(start);
+    }
+
+    /// Keeps what was added to `out` where it survives this process until it is written.
+    fn keep(&mut self, start: usize) {
+        let added = &self.out[start..];
+        if let Some(page) = &self.page {
+            page.keep(self.said, added);
+        }
+        self.said += added.len() as u64;
+    }
+
+    fn written(&mut self) {
+        if let Some(page) = self.page.as_ref().filter(|_| self.out.is_empty()) {
+            page.written(self.said);
+        }
     }
 
     pub(super) fn say(&mut self, frame: ToParent) {
@@ -308,11 +330,12 @@ impl Io {
         if self.stage == Stage::Left {
             return;
         }
+        let start = self.out.len();
         let said = self.codec.encode_with(frame, &mut self.out, |out| {
             out.extend_from_slice(body);
             Ok(())
         });
-        let Err(error) = said else { return };
+        let Err(error) = said else { return self.keep(start) };
         match (frame, &error) {
             (ToParent::Done { task, attempt, used_us, .. }, Unsendable::TooLarge { bytes, .. })
                 if !body.is_empty() =>

@@ -9,7 +9,7 @@
 //!
 //! | workload | what | yardstick |
 //! |---|---|---|
-//! | W1 | one no-op in flight, p50 in us | epoll ping-pong over a socket pair |
+//! | W1 | one no-op in flight, p50 in us | epoll ping-pong over a socket pair, on two processors |
 //! | W2 | 100 000 no-ops in a window of 1 024, tasks/s | windowed echo of frames over two socket pairs |
 //! | W2j, W2b | the same through `join_all` and `buffer_unordered` | the same |
 //! | W3 | echo of 64 KiB and 1 MiB as plain bytes, MB/s in and out | bulk echo over a socket pair |

@@ -7,7 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::Pid;
 
 /// A frame of the windowed echo, and a message of the ping-pong.
 const FRAME: usize = 16;
@@ -66,6 +68,12 @@ fn wait(epoll: &Epoll, events: &mut [EpollEvent]) -> usize {
     epoll.wait(events, EpollTimeout::NONE).expect("epoll")
 }
 
+fn pin(process: Pid, processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor).expect("a processor");
+    sched_setaffinity(process, &set).expect("a machine with two processors");
+}
+
 /// One message in flight.
 pub(crate) struct PingPong {
     peer: [Peer; 1],
@@ -76,7 +84,19 @@ impl PingPong {
         Self { peer: [Peer::start()] }
     }
 
+    /// On two processors: on one, where the kernel puts such a pair now and then, a switch costs a fifth of a wake-up, and
+    /// nobody chooses which it is.
     pub(crate) fn p50_us(&mut self, count: usize) -> f64 {
+        let before = sched_getaffinity(Pid::from_raw(0)).expect("the processors");
+        let child = Pid::from_raw(self.peer[0].child.id().cast_signed());
+        pin(Pid::from_raw(0), 0);
+        pin(child, 1);
+        let p50 = self.unpinned_p50_us(count);
+        sched_setaffinity(Pid::from_raw(0), &before).expect("the processors back");
+        p50
+    }
+
+    fn unpinned_p50_us(&mut self, count: usize) -> f64 {
         let epoll = epoll(&self.peer, EpollFlags::EPOLLIN);
         let socket = &mut self.peer[0].socket;
         let mut times = Vec::new();

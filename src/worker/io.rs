@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio_util::codec::Decoder;
 use tokio_util::sync::CancellationToken;
 
 use super::leave;
+use super::outbox::Outbox;
 use super::pulse::Pulse;
 use super::stdio::Ends;
 use crate::context::Slot;
@@ -49,12 +50,7 @@ pub(super) struct Io {
     /// How many tasks have come over the link. The parent counts them too.
     received: u64,
     running: Option<Current>,
-    /// Answers that have not been written yet, from a frame's middle on perhaps.
-    out: BytesMut,
-    /// How many bytes were ever put there.
-    said: u64,
-    /// Where the parent sees, even when this process is dead, what has begun and what was said.
-    page: Option<Page>,
+    out: Outbox,
     /// Wakes the main thread when the watcher has read something for it: the bytes are gone from the socket, so nothing
     /// else would.
     reader: Option<Waker>,
@@ -120,9 +116,7 @@ impl Shared {
             queue: VecDeque::new(),
             received: 0,
             running: None,
-            out: BytesMut::new(),
-            said: 0,
-            page,
+            out: Outbox::new(page),
             reader: None,
             standin: false,
             stage: Stage::Serving,
@@ -155,9 +149,7 @@ impl Shared {
         let Some(queued) = io.queue.pop_front() else { return Next::Leave };
         io.running = Some(Current { task: queued.task, cancelled: None });
         let turn = self.slot.begin();
-        if let Some(page) = &io.page {
-            page.begun().store(queued.position, std::sync::atomic::Ordering::Release);
-        }
+        io.out.begun(queued.position);
         self.pulse.beat();
         Next::Task(queued, turn)
     }
@@ -227,20 +219,10 @@ impl Shared {
 
     /// Writes until all is written or the parent has to read first.
     pub(super) fn flush(&self, io: &mut Io) {
-        while !io.out.is_empty() {
-            match nix::unistd::write(&self.ends.output, &io.out).map_err(io::Error::from) {
-                Ok(n) => {
-                    io.out.advance(n);
-                    io.written();
-                    // What one large answer took is not kept.
-                    if io.out.is_empty() && io.out.capacity() > UNREAD {
-                        io.out = BytesMut::new();
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => lost(&error),
-            }
+        match io.out.write(&self.ends.output) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => lost(&error),
         }
     }
 }
@@ -301,24 +283,7 @@ impl Io {
 
     /// Adds bytes that are no frame: the magic.
     pub(super) fn say_raw(&mut self, bytes: &[u8]) {
-        let start = self.out.len();
-        self.out.extend_from_slice(bytes);
-        self.keep(start);
-    }
-
-    /// Keeps what was added to `out` where it survives this process until it is written.
-    fn keep(&mut self, start: usize) {
-        let added = &self.out[start..];
-        if let Some(page) = &self.page {
-            page.keep(self.said, added);
-        }
-        self.said += added.len() as u64;
-    }
-
-    fn written(&mut self) {
-        if let Some(page) = self.page.as_ref().filter(|_| self.out.is_empty()) {
-            page.written(self.said);
-        }
+        self.out.add_raw(bytes);
     }
 
     pub(super) fn say(&mut self, frame: ToParent) {
@@ -330,12 +295,7 @@ impl Io {
         if self.stage == Stage::Left {
             return;
         }
-        let start = self.out.len();
-        let said = self.codec.encode_with(frame, &mut self.out, |out| {
-            out.extend_from_slice(body);
-            Ok(())
-        });
-        let Err(error) = said else { return self.keep(start) };
+        let Err(error) = self.out.add(&self.codec, frame, body) else { return };
         match (frame, &error) {
             (ToParent::Done { task, attempt, used_us, .. }, Unsendable::TooLarge { bytes, .. })
                 if !body.is_empty() =>

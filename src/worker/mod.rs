@@ -11,6 +11,7 @@ mod greet;
 mod init;
 mod io;
 mod leave;
+mod outbox;
 mod pulse;
 mod reader;
 mod runtime;

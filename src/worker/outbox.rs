@@ -1,0 +1,109 @@
+//! What a worker has said and not written yet. It is kept twice: for the next write, and in memory that survives the worker,
+//! so that a task that was finished is answered even if the next one takes the worker with it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use bytes::{Buf, BytesMut};
+
+use crate::sys::memory::Page;
+use crate::wire::codec::{Codec, Unsendable};
+use crate::wire::frame::{ToParent, ToWorker};
+
+/// What one large answer took is not kept beyond this.
+const KEPT: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct Outbox {
+    /// From a frame's middle on, perhaps.
+    bytes: BytesMut,
+    /// How many bytes were ever said.
+    said: u64,
+    /// Where the parent sees, even when this process is dead, what was said and what has begun.
+    page: Option<Page>,
+}
+
+impl Outbox {
+    pub(super) fn new(page: Option<Page>) -> Self {
+        Self { bytes: BytesMut::new(), said: 0, page }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Notes how many tasks have begun.
+    pub(super) fn begun(&self, count: u64) {
+        if let Some(page) = &self.page {
+            page.begun().store(count, Ordering::Release);
+        }
+    }
+
+    /// Adds bytes that are no frame.
+    pub(super) fn add_raw(&mut self, bytes: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.keep(start);
+    }
+
+    /// Adds a frame.
+    ///
+    /// # Errors
+    ///
+    /// As [`Codec::encode_with`]; nothing is added then.
+    pub(super) fn add(
+        &mut self,
+        codec: &Codec<ToWorker>,
+        frame: &ToParent,
+        body: &[u8],
+    ) -> Result<(), Unsendable> {
+        let start = self.bytes.len();
+        codec.encode_with(frame, &mut self.bytes, |bytes| {
+            bytes.extend_from_slice(body);
+            Ok(())
+        })?;
+        self.keep(start);
+        Ok(())
+    }
+
+    /// Writes until all is written.
+    ///
+    /// # Errors
+    ///
+    /// What `write` says; `WouldBlock` when the parent has to read first.
+    pub(super) fn write(&mut self, output: &OwnedFd) -> io::Result<()> {
+        while !self.bytes.is_empty() {
+            match nix::unistd::write(output, &self.bytes).map_err(io::Error::from) {
+                Ok(n) => self.bytes.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if self.bytes.is_empty() {
+                self.written();
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, start: usize) {
+        let added = &self.bytes[start..];
+        if let Some(page) = &self.page {
+            page.keep(self.said, added);
+        }
+        self.said += added.len() as u64;
+    }
+
+    fn written(&mut self) {
+        if let Some(page) = &self.page {
+            page.written(self.said);
+        }
+        if self.bytes.capacity() > KEPT {
+            self.bytes = BytesMut::new();
+        }
+    }
+}

@@ -114,7 +114,7 @@ fn drain_finishes_what_there_is_and_exits_well() {
     for id in ids {
         assert_eq!(parent.done().task, id);
     }
-    parent.drain();
+    parent.drained();
 }
 
 #[test]

@@ -201,6 +201,11 @@ impl Parent {
     /// Says `Drain`; the worker must finish and exit well. Gives back what it wrote to standard error.
     pub(crate) fn drain(mut self) -> String {
         self.say(ToWorker::Drain);
+        self.drained()
+    }
+
+    /// The worker was told to leave; it must finish and exit well.
+    pub(crate) fn drained(mut self) -> String {
         assert_eq!(self.frame(), ToParent::Bye);
         assert!(self.hear().is_none());
         let (status, stderr) = self.end();

@@ -21,7 +21,10 @@ const READ: usize = 64 << 10;
 
 /// Bodies up to this size are copied out of the read buffer, so that a small output that its caller keeps does not keep
 /// the whole buffer. Above it a copy costs more than the memory is worth.
-const COPIED: usize = 4 << 10;
+const COPIED: usize = 32 << 10;
+
+/// The largest buffer that is kept for what comes next; what one large message took is let go of.
+const KEPT: usize = 1 << 20;
 
 /// A byte stream, as a link needs it.
 pub(crate) trait Stream: Send {
@@ -148,7 +151,9 @@ impl<S: Stream> Link<S> {
                 Poll::Pending => break Poll::Pending,
             }
         };
-        if written == self.outbox.len() {
+        if written == self.outbox.len() && self.outbox.capacity() > KEPT {
+            self.outbox = BytesMut::new();
+        } else if written == self.outbox.len() {
             self.outbox.clear();
         } else {
             drop(self.outbox.split_to(written));
@@ -185,18 +190,23 @@ impl<S: Stream> Link<S> {
     }
 
     fn decode(&mut self, batch: &mut Vec<Message<ToParent>>) -> Result<(), Violation> {
+        let mut large = false;
         while let Some(mut message) = self.codec.decode(&mut self.inbox)? {
+            large |= message.body.len() > KEPT;
             if !message.body.is_empty() && message.body.len() <= COPIED {
                 message.body = Bytes::copy_from_slice(&message.body);
             }
             batch.push(message);
+        }
+        if large {
+            self.inbox = BytesMut::from(&self.inbox[..]);
         }
         Ok(())
     }
 }
 
 /// Whether an error of a stream means that the other end is closed.
-fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 

@@ -1,7 +1,7 @@
 //! The table of calls: payloads and reply slots, each from its submission until its answer is fetched. Who runs when is
 //! not known here.
 
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use slab::Slab;
@@ -82,19 +82,13 @@ impl Calls {
 
     /// Asks for an answer; once ready, the call is forgotten. The waker that is given back is to be dropped when the lock
     /// is free: with some executors it is the last thing that holds its task, and with it perhaps another `Run`.
-    pub(super) fn poll(
-        &mut self,
-        task: TaskId,
-        cx: &Context<'_>,
-    ) -> (Poll<Result<Bytes, Error>>, Option<Waker>) {
-        let Some(call) = self.get_mut(task) else { return (Poll::Ready(Err(report::closed())), None) };
+    pub(super) fn poll(&mut self, task: TaskId, new: Waker) -> (Poll<Result<Bytes, Error>>, Option<Waker>) {
+        let Some(call) = self.get_mut(task) else { return (Poll::Ready(Err(report::closed())), Some(new)) };
         if let Phase::Waiting { waker, .. } = &mut call.phase {
-            let known = waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-            let old = if known { None } else { waker.replace(cx.waker().clone()) };
-            return (Poll::Pending, old);
+            return (Poll::Pending, waker.replace(new));
         }
         match self.calls.remove(task.slot()).phase {
-            Phase::Answered(answer) => (Poll::Ready(answer), None),
+            Phase::Answered(answer) => (Poll::Ready(answer), Some(new)),
             Phase::Waiting { waker, .. } => (Poll::Pending, waker),
         }
     }

@@ -9,12 +9,14 @@ mod report;
 mod session;
 mod state;
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::poll_fn;
+use tokio::io::Interest;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -23,6 +25,7 @@ use crate::event::Stats;
 use crate::id::{TaskId, WorkerId};
 use crate::launch::Launcher;
 use crate::sched::{Config, Input};
+use crate::sys::ready;
 use crate::task::Task;
 use state::State;
 
@@ -40,7 +43,7 @@ struct Shared {
     runtime: Handle,
     /// The largest message, in bytes.
     limit: u32,
-    /// The life of the pool; written under the lock, read by `started` and `closed`.
+    /// What `started` and `closed` wait for.
     life: watch::Sender<Life>,
 }
 
@@ -69,8 +72,9 @@ impl Driver {
                 report.advice = Some("call build() in an async function that tokio runs".into())
             })
         })?;
+        probe()?;
         let life = watch::Sender::new(Life::Starting);
-        let state = Mutex::new(State::new(config, limit, life.clone())?);
+        let state = Mutex::new(State::new(config, limit)?);
         let shared = Arc::new(Shared { state, launcher, runtime, limit, life });
         let clock = Fuse::new(&shared, None);
         shared.runtime.spawn(clock_task(clock));
@@ -117,7 +121,9 @@ impl Driver {
 
     /// Asks for a task's answer; once ready, the task is forgotten.
     pub(crate) fn poll_answer(&self, task: TaskId, cx: &Context<'_>) -> Poll<Result<Bytes, Error>> {
-        let (answer, _old) = self.shared.lock(|state| state.calls.poll(task, cx));
+        // Cloned here: cloning may be anybody's code, as dropping may be.
+        let waker = cx.waker().clone();
+        let (answer, _old) = self.shared.lock(|state| state.calls.poll(task, waker));
         answer
     }
 
@@ -159,10 +165,11 @@ impl Driver {
 impl Shared {
     /// Runs `f` under the lock; then, without it, wakes whoever is concerned and starts the links that were decided on.
     fn with<R>(self: &Arc<Self>, f: impl FnOnce(&mut State, Instant) -> R) -> R {
-        let (result, woken, launches) = self.lock(|state| {
+        let (result, woken, launches, news) = self.lock(|state| {
             let result = f(state, Instant::now());
             state.rearm();
-            (result, std::mem::take(&mut state.woken), std::mem::take(&mut state.launches))
+            let (woken, launches) = (std::mem::take(&mut state.woken), std::mem::take(&mut state.launches));
+            (result, woken, launches, state.news.take())
         });
         for worker in launches {
             // A runtime that is shutting down drops the future at once, and the fuse with it: not under the lock.
@@ -171,13 +178,38 @@ impl Shared {
         for waker in woken {
             waker.wake();
         }
+        if let Some(news) = news {
+            self.tell(news);
+        }
         result
+    }
+
+    /// Tells whoever waits for the pool to start or to close. Not under the lock: their wakers may be anybody's code.
+    fn tell(&self, news: Life) {
+        self.life.send_modify(|life| {
+            // A pool that has started stays so, whatever becomes of later workers.
+            if matches!(life, Life::Starting) || matches!(news, Life::Closed) {
+                *life = news;
+            }
+        });
     }
 
     fn lock<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         // A panic under the lock is a bug of ours, caught by nobody; a poisoned state still serves the other callers.
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Has a runtime without I/O show itself where its owner can see it, and not in a task of ours.
+fn probe() -> Result<(), Error> {
+    let watched = std::os::unix::net::UnixStream::pair().and_then(|(socket, _)| {
+        socket.set_nonblocking(true)?;
+        ready::watch(OwnedFd::from(socket), Interest::READABLE)
+    });
+    watched.map(drop).map_err(|error| {
+        Error::new(ErrorKind::Launch, format!("failed to watch a socket: {error}"))
+            .with(|report| report.advice = Some("look at `ulimit -n`".into()))
+    })
 }
 
 /// Calls the scheduler when its time has come.

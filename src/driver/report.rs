@@ -31,6 +31,8 @@ pub(super) struct Death {
     pub(super) stray: Option<String>,
     /// Which rule it broke.
     pub(super) fault: Option<String>,
+    /// Whether it was killed by us.
+    pub(super) ours: bool,
     /// Why it could not even be launched.
     pub(super) start: Option<Error>,
 }
@@ -59,7 +61,9 @@ pub(super) fn answered(about: About, verdict: Verdict, body: Bytes) -> Result<By
             let place = location.map_or_else(String::new, |location| format!(" at {location}"));
             about.error(ErrorKind::Panicked, format!("it panicked{place}: {message}"))
         }
-        Verdict::UnknownTask => about.error(ErrorKind::UnknownTask, "its worker does not know it"),
+        Verdict::UnknownTask => {
+            return Err(about.error(ErrorKind::UnknownTask, "its worker does not know it"));
+        }
         Verdict::BadInput { reason } => {
             return Err(about
                 .error(ErrorKind::Codec, format!("its input could not be decoded: {reason}"))
@@ -91,19 +95,22 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
     let exit = death.and_then(|death| death.exit);
     let ended = || exit.map_or_else(|| "was lost".to_owned(), |exit| exit.to_string());
     let error = match kind {
-        ErrorKind::Cancelled => match exit {
-            None => about.error(kind, "it was cancelled"),
-            Some(_) => about.error(kind, "it was cancelled and did not stop: its worker was killed"),
+        ErrorKind::Cancelled => match death {
+            Some(death) if death.ours => {
+                about.error(kind, "it was cancelled and did not stop: its worker was killed")
+            }
+            _ => about.error(kind, "it was cancelled"),
         },
         ErrorKind::Closed => about.add(closed()),
-        ErrorKind::Launch => {
-            about.add(start.cloned().unwrap_or_else(|| Error::new(kind, "no worker could be started")))
+        ErrorKind::Launch => about.add(start.cloned().unwrap_or_else(not_startable)),
+        ErrorKind::Crashed if death.is_some_and(|death| death.ours) => {
+            about.error(kind, "its worker closed its link and was killed")
         }
         ErrorKind::Crashed => about.error(kind, format!("its worker {}", ended())),
         ErrorKind::Collateral => about
             .error(kind, "its worker was killed because another task on it did not stop")
             .with(|report| report.advice = Some("run it again, or give workers one slot".into())),
-        ErrorKind::Unresponsive => about.error(kind, "its worker stopped answering and was killed"),
+        ErrorKind::Unresponsive => about.error(kind, "its worker stopped answering and was given up"),
         ErrorKind::Protocol => {
             let fault = death.and_then(|death| death.fault.as_deref());
             let fault = fault.unwrap_or("it answered for a task that it does not hold");
@@ -131,8 +138,8 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
     }
     let message = match (&death.fault, death.exit) {
         (Some(fault), _) => format!("a worker was refused: {fault}"),
-        (None, Some(exit)) => format!("a worker {exit} before it took tasks"),
-        (None, None) => "a worker did not start in time".to_owned(),
+        (None, Some(exit)) if !death.ours => format!("a worker {exit} before it took tasks"),
+        (None, _) => "a worker did not start in time and was killed".to_owned(),
     };
     Error::new(ErrorKind::Launch, message).with(|report| {
         report.worker = Some(worker);
@@ -152,14 +159,14 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
 }
 
 /// What is wrong with a worker's greeting, if anything is.
-pub(super) fn unfit(ready: &Ready, nonce: &[u8; 16], table: &[TaskType]) -> Option<String> {
+pub(super) fn unfit(ready: &Ready, nonce: &[u8; 16], table: Option<&[TaskType]>) -> Option<String> {
     if ready.version != VERSION {
         return Some(format!("it speaks version {} of the protocol, this pool {VERSION}", ready.version));
     }
     if ready.nonce != *nonce {
         return Some("it did not repeat the nonce of its greeting".to_owned());
     }
-    if !table.is_empty() && ready.tasks != table {
+    if table.is_some_and(|table| ready.tasks != table) {
         return Some(
             "it has another table of tasks than the workers before it: the program has changed".to_owned(),
         );
@@ -198,6 +205,11 @@ pub(super) fn find(table: &[TaskType], ours: &TaskType) -> Result<u32, Error> {
 
 pub(super) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the pool is closed")
+}
+
+/// When starting was given up, and nobody has said why.
+pub(super) fn not_startable() -> Error {
+    Error::new(ErrorKind::Launch, "no worker could be started")
 }
 
 pub(super) fn too_many() -> Error {

@@ -21,7 +21,7 @@ use super::{Fuse, Shared};
 use crate::id::WorkerId;
 use crate::launch::Launched;
 use crate::launch::process::{Exited, Process};
-use crate::link::{Link, Socket};
+use crate::link::{self, Link, Socket};
 use crate::sched::Input;
 use crate::sys::memory::Page;
 use crate::sys::process::start_time;
@@ -52,7 +52,9 @@ pub(super) async fn run(mut fuse: Fuse) {
 
 /// Starts the worker and greets it. `Err(None)`: it was no longer wanted.
 async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Option<Error>> {
-    let mut launching = pin!(shared.launcher.launch(worker));
+    let state = Arc::clone(shared);
+    let started = Box::new(move |control| state.with(|state, _| state.launched(worker, control)));
+    let mut launching = pin!(shared.launcher.launch(worker, started));
     let launched = poll_fn(|cx| {
         if let Poll::Ready(launched) = launching.poll_unpin(cx) {
             return Poll::Ready(launched.map_err(Some));
@@ -74,7 +76,6 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
     })?;
     let nonce = nonce();
     shared.with(|state, _| {
-        state.launched(worker, process.control());
         state.send(worker, &ToWorker::Hello(hello(worker, nonce, shared.limit)));
     });
     Ok(Session {
@@ -171,6 +172,7 @@ impl Session {
                 link.load(&mut port.outbox);
             }
             port.waker = Some(cx.waker().clone());
+            port.woken = None;
             true
         })
     }
@@ -182,9 +184,13 @@ impl Session {
         }
         match self.link.poll_send(cx) {
             Poll::Ready(Ok(())) => true,
-            Poll::Ready(Err(_)) => {
-                // It is dead or dying, and its process will say so. What it wrote before is still received.
+            Poll::Ready(Err(error)) => {
+                // Mostly it is dead or dying, and its process will say so. What it wrote before is still received.
                 self.sending = false;
+                if !link::is_gone(&error) {
+                    let fault = format!("nothing can be sent to it any more ({error})");
+                    self.shared.with(|state, now| state.violated(now, self.worker, fault));
+                }
                 false
             }
             Poll::Pending => false,

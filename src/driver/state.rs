@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use nix::sys::signal::Signal;
-use tokio::sync::watch;
 
 use super::Life;
 use super::calls::Calls;
@@ -30,7 +29,7 @@ pub(super) struct State {
     ports: Vec<Option<Port>>,
     codec: Codec<ToParent>,
     /// What the workers can do; from the first one's greeting, and every other must bring the same.
-    table: Vec<TaskType>,
+    table: Option<Vec<TaskType>>,
     /// Positions in the table of the types that were used.
     kinds: HashMap<TypeId, u32>,
     /// Why a worker could not be started, the last time.
@@ -41,7 +40,8 @@ pub(super) struct State {
     armed: Option<Instant>,
     /// The scheduler has no tasks and no workers any more and wants none.
     ended: bool,
-    life: watch::Sender<Life>,
+    /// To be told when the lock is free.
+    pub(super) news: Option<Life>,
     /// To be woken when the lock is free.
     pub(super) woken: Vec<Waker>,
     /// Links to be started when the lock is free.
@@ -54,12 +54,15 @@ pub(super) struct Port {
     /// Frames to send.
     pub(super) outbox: BytesMut,
     pub(super) waker: Option<Waker>,
+    /// Since when its task has been woken and has not come.
+    pub(super) woken: Option<Instant>,
     /// Reaches the process from any thread. `None` while it is being launched.
     control: Option<Control>,
     /// The worker is to be killed: a launch that is still under way is dropped.
     pub(super) doomed: bool,
     /// Which rule the worker broke.
     fault: Option<String>,
+    greeted: bool,
     /// Whether it has taken tasks.
     opened: bool,
 }
@@ -68,24 +71,37 @@ pub(super) struct Port {
 enum Hand<'a> {
     Empty,
     Answer { about: About, verdict: Verdict, body: Bytes },
-    Death(&'a Death),
+    Death(WorkerId, &'a Death),
+}
+
+/// How long a link's task may keep its turn waiting while it was woken. A busy runtime takes some milliseconds; one that is
+/// blocked takes as long as it likes.
+const TURN: Duration = Duration::from_millis(250);
+
+impl Port {
+    /// Gives out what wakes the link's task, and notes when.
+    fn call(&mut self) -> Option<Waker> {
+        let waker = self.waker.take()?;
+        self.woken = Some(Instant::now());
+        Some(waker)
+    }
 }
 
 impl State {
-    pub(super) fn new(config: Config, limit: u32, life: watch::Sender<Life>) -> Result<Self, Error> {
+    pub(super) fn new(config: Config, limit: u32) -> Result<Self, Error> {
         Ok(Self {
             sched: Scheduler::new(config),
             calls: Calls::default(),
             ports: Vec::new(),
             codec: Codec::new(limit),
-            table: Vec::new(),
+            table: None,
             kinds: HashMap::new(),
             start_error: None,
             alarm: Alarm::new()?,
             clock: None,
             armed: None,
             ended: false,
-            life,
+            news: None,
             woken: Vec::new(),
             launches: Vec::new(),
         })
@@ -96,6 +112,10 @@ impl State {
     }
 
     fn handle_with(&mut self, now: Instant, input: Input, mut hand: Hand<'_>) {
+        // Only the clock's task lets time pass: it runs where the links' tasks do. Callers on other threads are punctual
+        // while those stand still, and nobody would be heard in time.
+        let due = self.sched.poll_timeout().filter(|due| *due <= now && !matches!(input, Input::Tick));
+        let now = due.and_then(|due| due.checked_sub(Duration::from_nanos(1))).unwrap_or(now);
         self.sched.handle(now, input);
         while let Some(action) = self.sched.poll_action() {
             self.perform(action, &mut hand);
@@ -129,10 +149,17 @@ impl State {
 
     /// Calls the scheduler if it is time and arms the alarm for the next time. Ready when the pool is closed.
     pub(super) fn poll_clock(&mut self, now: Instant, cx: &Context<'_>) -> Poll<()> {
-        if matches!(*self.life.borrow(), Life::Closed) {
+        if self.is_closed() {
             return Poll::Ready(());
         }
         if self.sched.poll_timeout().is_some_and(|at| at <= now) {
+            let kept_waiting = |port: &Port| port.woken.is_some_and(|since| now.duration_since(since) > TURN);
+            if self.ports.iter().flatten().any(kept_waiting) {
+                // Time stands still until it has had its turn. If that takes long, the tick is late, and forgiven.
+                self.alarm.set(now + TURN, cx.waker());
+                self.clock = None;
+                return Poll::Pending;
+            }
             self.handle(now, Input::Tick);
         }
         self.clock = Some(cx.waker().clone());
@@ -179,11 +206,12 @@ impl State {
         if let Some(port) = self.port(worker) {
             death.pid = death.pid.or_else(|| port.control.as_ref().map(Control::pid));
             death.fault = death.fault.or_else(|| port.fault.clone());
+            death.ours = port.doomed;
             if !port.opened {
                 self.start_error = Some(report::not_started(worker, &death));
             }
         }
-        self.handle_with(now, Input::Lost { worker, begun }, Hand::Death(&death));
+        self.handle_with(now, Input::Lost { worker, begun }, Hand::Death(worker, &death));
     }
 
     /// The worker's process has been reaped, or was given up: nothing of it is left here.
@@ -206,16 +234,19 @@ impl State {
         body: Bytes,
     ) {
         match frame {
-            ToParent::Ready(ready) => match report::unfit(&ready, nonce, &self.table) {
+            ToParent::Ready(ready) => match report::unfit(&ready, nonce, self.table.as_deref()) {
                 Some(fault) => self.violated(now, worker, fault),
                 None => {
-                    self.table = ready.tasks;
+                    self.table.get_or_insert(ready.tasks);
+                    if let Some(port) = self.port_mut(worker) {
+                        port.greeted = true;
+                    }
                     self.handle(now, Input::Ready { worker });
                 }
             },
             ToParent::Open(_) => {
                 if let Some(port) = self.port_mut(worker) {
-                    port.opened = true;
+                    port.opened |= port.greeted;
                 }
                 self.handle(now, Input::Open { worker });
             }
@@ -263,7 +294,7 @@ impl State {
         });
         // Sizes are checked where inputs are encoded.
         debug_assert!(sent.is_ok(), "{sent:?}");
-        let waker = port.waker.take();
+        let waker = port.call();
         self.woken.extend(waker);
     }
 
@@ -289,15 +320,20 @@ impl State {
                     if let Some(control) = &port.control {
                         control.signal(Signal::SIGKILL);
                     }
-                    let waker = port.waker.take();
+                    let waker = port.call();
                     self.woken.extend(waker);
                 }
             }
-            Action::Abandon { worker } => self.left(worker),
-            Action::Resolve { task, outcome } => self.resolve(task, outcome, hand),
-            Action::Started { ok } => {
-                self.live(if ok { Life::Started } else { Life::Failed(self.not_started()) })
+            Action::Abandon { worker } => {
+                if self.port(worker).is_some_and(|port| !port.opened) {
+                    self.start_error =
+                        Some(report::not_started(worker, &Death { ours: true, ..Death::default() }));
+                }
+                self.left(worker);
             }
+            Action::Resolve { task, outcome } => self.resolve(task, outcome, hand),
+            Action::Started { ok: true } => self.live(Life::Started),
+            Action::Started { ok: false } => self.live(Life::Failed(self.not_started())),
             Action::Closed => {
                 self.ended = true;
                 self.close();
@@ -313,9 +349,11 @@ impl State {
             worker,
             outbox: BytesMut::new(),
             waker: None,
+            woken: None,
             control: None,
             doomed: false,
             fault: None,
+            greeted: false,
             opened: false,
         });
         self.launches.push(worker);
@@ -332,12 +370,12 @@ impl State {
             Outcome::Answered => match std::mem::replace(hand, Hand::Empty) {
                 Hand::Answer { about, verdict, body } => report::answered(about, verdict, body),
                 // The scheduler says Answered only while it handles Done.
-                Hand::Empty | Hand::Death(_) => Err(report::closed()),
+                Hand::Empty | Hand::Death(..) => Err(report::closed()),
             },
             Outcome::Failed { kind, worker, attempts, may_have_run } => {
                 let about = self.about(task, worker, attempts);
                 let death = match hand {
-                    Hand::Death(death) => Some(&**death),
+                    Hand::Death(dead, death) if worker == Some(*dead) => Some(&**death),
                     _ => None,
                 };
                 let start = self.start_error.as_ref();
@@ -351,28 +389,30 @@ impl State {
 
     /// Tells that the pool is closed, once the scheduler has ended and every worker has been reaped.
     fn close(&mut self) {
-        if self.ended && self.ports.iter().all(Option::is_none) {
+        if self.is_closed() {
             self.live(Life::Closed);
             self.woken.extend(self.clock.take());
         }
     }
 
-    fn live(&self, life: Life) {
-        self.life.send_modify(|current| {
-            // Closed is the end; a pool that has started stays so, whatever becomes of later workers.
-            if matches!(current, Life::Starting) || matches!(life, Life::Closed) {
-                *current = life;
-            }
-        });
+    fn is_closed(&self) -> bool {
+        self.ended && self.ports.iter().all(Option::is_none)
+    }
+
+    /// Closed is the end, and overtakes what was to be told before.
+    fn live(&mut self, life: Life) {
+        if self.news.is_none() || matches!(life, Life::Closed) {
+            self.news = Some(life);
+        }
     }
 
     fn not_started(&self) -> Error {
-        self.start_error.clone().unwrap_or_else(report::closed)
+        self.start_error.clone().unwrap_or_else(report::not_startable)
     }
 
     /// What errors say about a task.
     fn about(&self, task: TaskId, worker: Option<WorkerId>, attempts: u32) -> About {
-        let kind = self.calls.kind(task).and_then(|kind| self.table.get(kind as usize));
+        let kind = self.calls.kind(task).and_then(|kind| self.table.as_ref()?.get(kind as usize));
         let name = kind.map(|kind| kind.name.clone());
         let pid = worker.and_then(|worker| self.port(worker)?.control.as_ref()).map(Control::pid);
         About { task, name, worker, pid, attempts }
@@ -383,7 +423,7 @@ impl State {
         if let Some(kind) = self.kinds.get(&TypeId::of::<T>()) {
             return Ok(*kind);
         }
-        let position = report::find(&self.table, &describe::<T>())?;
+        let position = report::find(self.table.as_deref().unwrap_or_default(), &describe::<T>())?;
         self.kinds.insert(TypeId::of::<T>(), position);
         Ok(position)
     }

@@ -18,7 +18,7 @@ use tokio::process::Command;
 use crate::error::{Error, ErrorKind};
 use crate::id::WorkerId;
 use crate::launch::process::Process;
-use crate::launch::{Launched, Launcher, service};
+use crate::launch::{Launched, Launcher, Started, service};
 use crate::sys::{memory, socket};
 use crate::wire::{TO_WORKER_MAGIC, arg0};
 
@@ -64,12 +64,18 @@ impl Local {
 }
 
 impl Launcher for Local {
-    fn launch(&self, worker: WorkerId) -> BoxFuture<'static, Result<Launched, Error>> {
+    fn launch(&self, worker: WorkerId, started: Started) -> BoxFuture<'static, Result<Launched, Error>> {
         let program = Arc::clone(&self.program);
         Box::pin(async move {
             let (result, receiver) = oneshot::channel();
             // Not in the caller's runtime: the pauses need a clock. If the caller has gone, its worker is dropped.
-            service::spawn(async move { drop(result.send(start(program, worker).await)) })?;
+            service::spawn(async move {
+                let launched = start(program, worker).await;
+                if let Ok(launched) = &launched {
+                    started(launched.process.control());
+                }
+                drop(result.send(launched));
+            })?;
             receiver.await.unwrap_or_else(|_| {
                 Err(Error::new(ErrorKind::Launch, "the thread that starts workers has failed"))
             })
@@ -154,7 +160,7 @@ fn advice(program: &Program, error: &io::Error) -> Option<String> {
     let limit = |resource| getrlimit(resource).map_or(0, |(soft, _)| soft);
     Some(match error.raw_os_error()? {
         libc::EMFILE => format!(
-            "this process may have {} descriptors open and each worker takes 3: raise it with `ulimit -n`",
+            "this process may have {} descriptors open and each worker takes up to 5: raise it with `ulimit -n`",
             limit(Resource::RLIMIT_NOFILE)
         ),
         libc::ENFILE => "the whole system has too many files open: see /proc/sys/fs/file-nr".into(),

@@ -38,7 +38,7 @@ fn shell(script: &str) -> Local {
 }
 
 fn try_launch(local: &Local) -> Result<Launched, Error> {
-    runtime().block_on(local.launch(WORKER))
+    runtime().block_on(local.launch(WORKER, Box::new(drop)))
 }
 
 fn launch(script: &str) -> Launched {
@@ -213,13 +213,13 @@ fn a_dropped_handle_leaves_nothing_whoever_drops_it() {
     gone(pid);
 
     let pid = runtime().block_on(async {
-        let inside = shell("sleep 600 & wait").launch(WORKER).await.unwrap();
+        let inside = shell("sleep 600 & wait").launch(WORKER, Box::new(drop)).await.unwrap();
         inside.process.pid()
     });
     gone(pid);
 
     let gone_runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let orphan = gone_runtime.block_on(shell("sleep 600 & wait").launch(WORKER)).unwrap();
+    let orphan = gone_runtime.block_on(shell("sleep 600 & wait").launch(WORKER, Box::new(drop))).unwrap();
     let pid = orphan.process.pid();
     drop(gone_runtime);
     assert!(stat(pid).is_some_and(|(state, ..)| state != 'Z'), "a runtime's end is nothing to a worker");
@@ -250,7 +250,7 @@ fn what_a_worker_leaves_in_its_group_is_killed_before_it_is_reaped() {
 fn a_launch_that_nobody_waits_for_leaves_nothing() {
     alone("a_launch_that_nobody_waits_for_leaves_nothing", || {
         for _ in 0..20 {
-            let mut launching = shell("sleep 600").launch(WORKER);
+            let mut launching = shell("sleep 600").launch(WORKER, Box::new(drop));
             assert!((&mut launching).now_or_never().is_none());
         }
         // A launch that is waited for comes after those on the spawning thread.
@@ -355,7 +355,7 @@ fn an_executable_that_is_being_written_is_tried_again() {
     let local = Local::program(&program, []);
     for _ in 0..5 {
         let writer = open();
-        let mut launching = local.launch(WORKER);
+        let mut launching = local.launch(WORKER, Box::new(drop));
         assert!((&mut launching).now_or_never().is_none());
         drop(writer);
         let mut launched = runtime().block_on(launching).unwrap();
@@ -386,7 +386,7 @@ fn spawning_without_end_uses_up_nothing() {
             match round % 4 {
                 0 => drop(family(":")),
                 1 => drop(launch("exit 1")),
-                2 => drop(shell("sleep 600").launch(WORKER).now_or_never()),
+                2 => drop(shell("sleep 600").launch(WORKER, Box::new(drop)).now_or_never()),
                 _ => drop(try_launch(&Local::program("/no/such/program", []))),
             }
         }
@@ -430,7 +430,7 @@ fn try_launch_within(local: &Local) -> Result<Launched, Error> {
         }
     }
     let waker = Arc::new(Unpark(std::thread::current())).into();
-    let mut launching = local.launch(WORKER);
+    let mut launching = local.launch(WORKER, Box::new(drop));
     loop {
         match launching.poll_unpin(&mut std::task::Context::from_waker(&waker)) {
             std::task::Poll::Ready(result) => return result,

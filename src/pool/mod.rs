@@ -55,7 +55,8 @@ impl Pool {
         PoolBuilder::new()
     }
 
-    /// Runs one task. It starts at once, whether or not the returned [`Run`] is polled; dropping the `Run` cancels it.
+    /// Runs one task. It is on its way at once, whether or not the returned [`Run`] is polled: as soon as the pool's
+    /// runtime gets to it. Dropping the `Run` cancels it.
     ///
     /// # Errors
     ///
@@ -115,7 +116,8 @@ impl Pool {
     /// Ends the pool when everything that was submitted is done, however long that takes. New tasks are refused from now
     /// on.
     ///
-    /// It acts at once; the returned future resolves when no task and no worker is left, and may be dropped.
+    /// It acts at once; the returned future resolves when no task and no worker is left, and may be dropped. The pool itself
+    /// may not: dropping its last clone before that is an [`abort`](Self::abort).
     pub fn drain(&self) -> Closing {
         self.driver().drain();
         Closing::new(self.driver())
@@ -152,7 +154,7 @@ impl Drop for Owner {
 }
 
 /// Resolves when a pool that was told to end has no task and no worker left. Dropping it changes nothing: the pool ends
-/// all the same.
+/// all the same. It does not keep the pool alive.
 pub struct Closing {
     closed: BoxFuture<'static, ()>,
 }

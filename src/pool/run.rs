@@ -33,6 +33,7 @@ const HEADER: usize = 128;
 #[must_use = "dropping a Run cancels its task; await it, or call detach()"]
 pub struct Run<O> {
     driver: Driver,
+    name: &'static str,
     state: State,
     /// How many bytes the input has when it is encoded.
     pub(super) bytes: usize,
@@ -67,7 +68,7 @@ impl<O: DeserializeOwned> Run<O> {
             Ok(task) => State::Running(task),
             Err(error) => State::Refused(error.with(|report| report.task_name = Some(T::NAME.into()))),
         };
-        Self { driver: driver.clone(), state, bytes, output: PhantomData }
+        Self { driver: driver.clone(), name: T::NAME, state, bytes, output: PhantomData }
     }
 
     /// Cancels the task and resolves when it is really gone: with its output if it was done first, otherwise with
@@ -111,7 +112,7 @@ impl<O: DeserializeOwned> Future for Run<O> {
         if let State::Running(task) = self.state {
             let Poll::Ready(answer) = self.driver.poll_answer(task, cx) else { return Poll::Pending };
             self.state = State::Over;
-            return Poll::Ready(answer.and_then(|bytes| decode(task, &bytes)));
+            return Poll::Ready(answer.and_then(|bytes| decode(task, self.name, &bytes)));
         }
         Poll::Ready(Err(match std::mem::replace(&mut self.state, State::Over) {
             State::Refused(error) => error,
@@ -178,10 +179,11 @@ fn encode<T: Serialize>(task: &T, limit: u32) -> Result<Bytes, Error> {
     Ok(bytes.freeze())
 }
 
-fn decode<O: DeserializeOwned>(task: TaskId, bytes: &[u8]) -> Result<O, Error> {
+fn decode<O: DeserializeOwned>(task: TaskId, name: &'static str, bytes: &[u8]) -> Result<O, Error> {
     codec::decode(bytes).map_err(|error| {
         Error::new(ErrorKind::Codec, format!("its output could not be decoded: {error}")).with(|report| {
             report.task = Some(task);
+            report.task_name = Some(name.into());
             report.may_have_run = true;
         })
     })

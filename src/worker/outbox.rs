@@ -18,6 +18,8 @@ const KEPT: usize = 1 << 20;
 pub(super) struct Outbox {
     /// From a frame's middle on, perhaps.
     bytes: BytesMut,
+    /// Whether the buffer has grown beyond what is kept. Its capacity does not tell: what is written leaves it.
+    large: bool,
     /// How many bytes were ever said.
     said: u64,
     /// Where the parent sees, even when this process is dead, what was said and what has begun.
@@ -26,7 +28,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(page: Option<Page>) -> Self {
-        Self { bytes: BytesMut::new(), said: 0, page }
+        Self { bytes: BytesMut::new(), large: false, said: 0, page }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -91,6 +93,7 @@ impl Outbox {
     }
 
     fn keep(&mut self, start: usize) {
+        self.large |= self.bytes.len() > KEPT;
         let added = &self.bytes[start..];
         if let Some(page) = &self.page {
             page.keep(self.said, added);
@@ -102,7 +105,7 @@ impl Outbox {
         if let Some(page) = &self.page {
             page.written(self.said);
         }
-        if self.bytes.capacity() > KEPT {
+        if std::mem::take(&mut self.large) {
             self.bytes = BytesMut::new();
         }
     }

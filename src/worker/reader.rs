@@ -3,11 +3,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures::future::poll_fn;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::unconstrained;
 
 use super::io::{Io, Shared};
 use super::leave;
@@ -35,7 +38,15 @@ impl Reader {
     /// Writes and reads until `enough` says so (`Ready`) or there is nothing to be read (`Pending`).
     ///
     /// After `Pending` the thread is woken by whatever comes next, read by itself or by the watcher in its place.
+    ///
+    /// A task that is polled beside this may have spent the runtime's budget for cooperation, poll after poll. The link is
+    /// read all the same: who does not hear the parent is taken for dead.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, enough: impl Fn(&Io) -> bool) -> Poll<()> {
+        let mut served = pin!(unconstrained(poll_fn(|cx| self.serve(cx, &enough))));
+        served.as_mut().poll(cx)
+    }
+
+    fn serve(&mut self, cx: &mut Context<'_>, enough: &impl Fn(&Io) -> bool) -> Poll<()> {
         loop {
             let full = {
                 let mut io = self.shared.claim();

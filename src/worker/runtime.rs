@@ -10,12 +10,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as Wake, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep_until};
 
 use super::io::{Next, Queued, Shared};
@@ -178,7 +179,8 @@ impl Main<'_> {
             }
         }
         let Some(over) = grace else { return Poll::Pending };
-        if !self.shared.slot.asked() || over.as_mut().poll(cx).is_ready() {
+        // As for the reader: the task must not be able to spend the budget of the clock that ends it.
+        if !self.shared.slot.asked() || pin!(unconstrained(over.as_mut())).poll(cx).is_ready() {
             return Poll::Ready(turn.stop());
         }
         Poll::Pending

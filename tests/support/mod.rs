@@ -25,6 +25,7 @@ pub(crate) fn worker() -> Worker {
         .task::<Fill>()
         .task::<Print>()
         .task::<Grandchild>()
+        .task::<Yield>()
 }
 
 /// Gives back what it gets.
@@ -269,6 +270,30 @@ impl Task for Grandchild {
         #[expect(clippy::zombie_processes, reason = "it is to be left behind")]
         let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         child.id()
+    }
+}
+
+/// Works in small steps and yields after each, until its time is over or it is cancelled.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Yield {
+    pub note: PathBuf,
+    pub ms: u64,
+}
+
+impl Task for Yield {
+    const NAME: &'static str = "yield";
+    type Output = u64;
+
+    async fn run(self, cx: Context) -> u64 {
+        note(&self.note, "begun");
+        let end = Instant::now() + Duration::from_millis(self.ms);
+        let mut rounds = 0;
+        while Instant::now() < end && !cx.is_cancelled() {
+            rounds += 1;
+            std::hint::black_box((0..1000).fold(rounds, |a, b| a ^ b));
+            tokio::task::coop::consume_budget().await;
+        }
+        rounds
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-
 use crate::error::{Error, ErrorKind, Exit};
 use crate::id::{TaskId, WorkerId};
 use crate::wire::VERSION;
@@ -53,22 +51,18 @@ impl About {
     }
 }
 
-/// What the caller gets when its worker answered.
-pub(super) fn answered(about: About, verdict: Verdict, body: Bytes) -> Result<Bytes, Error> {
+/// What the caller gets when its worker answered, but not with an output.
+pub(super) fn unanswered(about: About, verdict: Verdict) -> Error {
+    let may_have_run = !matches!(verdict, Verdict::UnknownTask | Verdict::BadInput { .. });
     let error = match verdict {
-        Verdict::Returned => return Ok(body),
         Verdict::Panicked { message, location } => {
             let place = location.map_or_else(String::new, |location| format!(" at {location}"));
             about.error(ErrorKind::Panicked, format!("it panicked{place}: {message}"))
         }
-        Verdict::UnknownTask => {
-            return Err(about.error(ErrorKind::UnknownTask, "its worker does not know it"));
-        }
-        Verdict::BadInput { reason } => {
-            return Err(about
-                .error(ErrorKind::Codec, format!("its input could not be decoded: {reason}"))
-                .with(|report| report.advice = Some(CODEC_ADVICE.into())));
-        }
+        Verdict::UnknownTask => about.error(ErrorKind::UnknownTask, "its worker does not know it"),
+        Verdict::BadInput { reason } => about
+            .error(ErrorKind::Codec, format!("its input could not be decoded: {reason}"))
+            .with(|report| report.advice = Some(CODEC_ADVICE.into())),
         Verdict::BadOutput { reason } => about
             .error(ErrorKind::Codec, format!("its output could not be encoded: {reason}"))
             .with(|report| report.advice = Some(CODEC_ADVICE.into())),
@@ -80,10 +74,12 @@ pub(super) fn answered(about: About, verdict: Verdict, body: Bytes) -> Result<By
             .with(|report| {
                 report.advice = Some("raise PoolBuilder::message_limit or return less at once".into())
             }),
-        // The scheduler does not call this an answer.
-        Verdict::Cancelled { .. } => about.error(ErrorKind::Cancelled, "it was cancelled"),
+        // The one is an answer, the other the scheduler does not take for one.
+        Verdict::Returned | Verdict::Cancelled { .. } => {
+            about.error(ErrorKind::Cancelled, "it was cancelled")
+        }
     };
-    Err(error.with(|report| report.may_have_run = true))
+    error.with(|report| report.may_have_run = may_have_run)
 }
 
 /// The format has limits of its own; everybody meets the same few.

@@ -70,7 +70,7 @@ pub(super) struct Port {
 /// What the driver holds while the scheduler decides what it means.
 enum Hand<'a> {
     Empty,
-    Answer { about: About, verdict: Verdict, body: Bytes },
+    Answer { worker: WorkerId, attempt: u32, verdict: Verdict, body: Bytes },
     Death(WorkerId, &'a Death),
 }
 
@@ -255,8 +255,7 @@ impl State {
                     Verdict::Cancelled { began } => Answer::Cancelled { began },
                     _ => Answer::Finished,
                 };
-                let about = self.about(task, Some(worker), attempt);
-                let hand = Hand::Answer { about, verdict, body };
+                let hand = Hand::Answer { worker, attempt, verdict, body };
                 let used = Duration::from_micros(used_us.into());
                 self.handle_with(now, Input::Done { worker, task, attempt, answer, used }, hand);
             }
@@ -368,7 +367,10 @@ impl State {
     fn resolve(&mut self, task: TaskId, outcome: Outcome, hand: &mut Hand<'_>) {
         let answer = match outcome {
             Outcome::Answered => match std::mem::replace(hand, Hand::Empty) {
-                Hand::Answer { about, verdict, body } => report::answered(about, verdict, body),
+                Hand::Answer { verdict: Verdict::Returned, body, .. } => Ok(body),
+                Hand::Answer { worker, attempt, verdict, .. } => {
+                    Err(report::unanswered(self.about(task, Some(worker), attempt), verdict))
+                }
                 // The scheduler says Answered only while it handles Done.
                 Hand::Empty | Hand::Death(..) => Err(report::closed()),
             },

@@ -11,7 +11,7 @@ use crate::error::ErrorKind;
 use crate::id::TaskId;
 use crate::sched::Action;
 use crate::sched::clock::Alarm;
-use crate::sched::queue::{List, Task};
+use crate::sched::queue::{List, Sent, Task};
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Cause, Phase, Worker};
 
@@ -83,32 +83,30 @@ impl Scheduler {
         let mut later = false;
         let rich = busy[1..].iter().rev().flat_map(|list| list.iter(&self.seats)).find(|&seat| {
             let Some(worker) = self.worker(seat).filter(|worker| worker.recalls == 0) else { return false };
+            if self.recallable(worker).next().is_none() {
+                return false;
+            }
             let soon = worker.worth < RECALLED && now.saturating_sub(worker.heard) < STUCK;
             later |= soon;
             !soon
         });
         if let Some(seat) = rich.filter(|_| !planted!(self, NeverRecall)) {
-            let ahead =
-                self.worker(seat).map_or(0, |worker| worker.tasks.len()).saturating_sub(self.config.slots);
-            self.recall(seat, ahead.div_ceil(2));
+            self.recall(seat, 2);
         } else if later && self.rebalance.is_none() {
             self.clock.arm(Alarm::Rebalance, &mut self.rebalance, STUCK);
         }
     }
 
-    /// Asks a worker to give back the last `count` of what it was sent ahead.
-    pub(super) fn recall(&mut self, seat: u32, count: u32) {
+    /// Asks a worker to give back the last of what it was sent ahead: all of it, half, a third …
+    pub(super) fn recall(&mut self, seat: u32, part: usize) {
         let Some(worker) = self.worker(seat).filter(|worker| worker.phase == Phase::Open) else { return };
-        let runs = if planted!(self, RecallRunning) { 0 } else { self.config.slots };
-        let ahead = worker.tasks.iter(&self.tasks).skip(runs as usize);
-        let skipped = worker.tasks.len().saturating_sub(self.config.slots).saturating_sub(count);
+        let can: Vec<u32> = self.recallable(worker).collect();
         let mut tasks = Vec::new();
-        for index in ahead.skip(skipped as usize).collect::<Vec<_>>() {
+        for &index in &can[can.len() - can.len().div_ceil(part)..] {
             let Some(task) = self.tasks.at_mut(index) else { continue };
-            let id = task.id;
-            if let Some(sent) = task.sent.as_mut().filter(|sent| sent.stop.is_none() && !sent.recalled) {
+            if let Some(sent) = &mut task.sent {
                 sent.recalled = true;
-                tasks.push(id);
+                tasks.push(task.id);
             }
         }
         if tasks.is_empty() {
@@ -119,6 +117,14 @@ impl Scheduler {
             let worker = worker.id;
             self.act(Action::Recall { worker, tasks });
         }
+    }
+
+    /// What a worker was sent ahead, and is neither to stop nor asked for already.
+    fn recallable(&self, worker: &Worker) -> impl Iterator<Item = u32> {
+        let runs = if planted!(self, RecallRunning) { 0 } else { self.config.slots };
+        let can = |sent: &Sent| sent.stop.is_none() && !sent.recalled;
+        let sent = |index| self.tasks.at(index).and_then(|task| task.sent.as_ref());
+        worker.tasks.iter(&self.tasks).skip(runs as usize).filter(move |&index| sent(index).is_some_and(can))
     }
 
     /// A worker has given back what it had not begun.

@@ -27,7 +27,7 @@ impl Scheduler {
             self.clock.arm(Alarm::Limit, &mut self.limit, limit);
             // What was sent ahead waits as much as the queue did.
             for seat in self.seats_where(|seat| seat.worker.is_some()) {
-                self.recall(seat, u32::MAX);
+                self.recall(seat, 1);
             }
             self.kill_starting();
         }

@@ -78,7 +78,7 @@ impl Scheduler {
         if self.runs(seat, index) {
             // The others had better not wait for how that ends.
             self.list(seat);
-            self.recall(seat, u32::MAX);
+            self.recall(seat, 1);
         }
     }
 

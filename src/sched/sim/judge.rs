@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_millis(3500);
 
 /// The same for one tick.
-const TICK: Duration = Duration::from_millis(1000);
+const TICK: Duration = Duration::from_millis(500);
 
 impl Model {
     /// Judges what the scheduler wants done.

@@ -13,6 +13,9 @@ use super::{Bug, Checked, ensure};
 use crate::id::{TaskId, WorkerId};
 use crate::sched::{Action, Answer, Input, Outcome, Scheduler};
 
+/// How late a call may be, and how much more a stop may cost.
+const BEAT: Duration = Duration::from_millis(100);
+
 const MOMENT: Duration = Duration::from_micros(1);
 
 pub(super) struct World {
@@ -199,6 +202,12 @@ impl World {
         (self.model.now, &input).hash(&mut self.hash);
         if self.trace {
             eprintln!("{:>12?}  {input:?}", self.model.now);
+        }
+        // A call that comes late is a stop of the parent, however short.
+        let late =
+            self.scheduler.poll_timeout().map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
+        if late > BEAT {
+            self.model.stalled += late + BEAT;
         }
         self.model.input(&input);
         self.scheduler.handle(now, input);

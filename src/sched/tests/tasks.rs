@@ -198,11 +198,11 @@ fn a_parent_that_stood_still_blames_nobody() {
     pool.pass(500 * MS);
     pool.now += 8000 * MS;
     pool.put(Input::Tick);
-    // Nothing is due but what was due half a second ago; the ladder goes on from there.
+    // Nothing is due but what was due half a second ago; the ladder goes on from there, but for a beat of 100 ms.
     pool.wants(&[]);
-    pool.pass(999 * MS);
+    pool.pass(390 * MS);
     pool.wants(&[]);
-    pool.pass(MS);
+    pool.pass(110 * MS);
     pool.wants(&[Action::Ping { worker: worker(1, 0) }, Action::Terminate { worker: worker(2, 1) }]);
 }
 

@@ -1,6 +1,7 @@
-//! What a running task can ask: whether it is to stop, its deadline, who and where it is. It cannot reach the pool or
+//! What a running task can ask: whether it is to stop, its deadline, its worker's states, who and where it is. It cannot reach the pool or
 //! the link.
 
+use std::any::type_name;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -8,6 +9,7 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::id::{TaskId, WorkerId};
+use crate::state::States;
 
 /// A running task's view of the worker that it runs on.
 ///
@@ -15,6 +17,7 @@ use crate::id::{TaskId, WorkerId};
 #[derive(Clone)]
 pub struct Context {
     slot: Arc<Slot>,
+    states: Arc<States>,
     about: About,
 }
 
@@ -44,8 +47,8 @@ pub(crate) struct Slot {
 }
 
 impl Context {
-    pub(crate) fn new(slot: Arc<Slot>, about: About) -> Self {
-        Self { slot, about }
+    pub(crate) fn new(slot: Arc<Slot>, states: Arc<States>, about: About) -> Self {
+        Self { slot, states, about }
     }
 
     /// Whether this task is to stop: its caller has dropped or cancelled it, its time is over, or it has already ended.
@@ -81,6 +84,47 @@ impl Context {
     /// When the task has to be done, if its caller set a deadline.
     pub fn deadline(&self) -> Option<Instant> {
         self.about.deadline
+    }
+
+    /// The state of this type, which this worker has built once and all its tasks share: see
+    /// [`Worker::state`](crate::Worker::state).
+    ///
+    /// It is lent. To take it along into something that outlives the task, take a clone of the context along, or declare
+    /// a state that is an `Arc`.
+    ///
+    /// ```
+    /// # use procpool::{Context, Task};
+    /// # use serde::{Deserialize, Serialize};
+    /// # struct Model { bias: f32 }
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Predict(f32);
+    ///
+    /// impl Task for Predict {
+    ///     const NAME: &'static str = "predict";
+    ///     type Output = f32;
+    ///
+    ///     async fn run(self, cx: Context) -> f32 {
+    ///         let model: &Model = cx.state();
+    ///         self.0 + model.bias
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When the worker declares no state of this type. As any panic of a task, that fails the task and not the worker.
+    #[track_caller]
+    pub fn state<S: Send + Sync + 'static>(&self) -> &S {
+        let Some(state) = self.try_state() else {
+            let name = type_name::<S>();
+            panic!("the worker has no state of the type {name}: add .state(…) that builds one to the Worker");
+        };
+        state
+    }
+
+    /// The state of this type, if the worker declares one.
+    pub fn try_state<S: Send + Sync + 'static>(&self) -> Option<&S> {
+        self.states.get()
     }
 
     /// How deep this worker is in the tree of pools: 1 below the root.
@@ -167,7 +211,7 @@ mod tests {
             deadline: None,
             turn: slot.begin(),
         };
-        Context::new(Arc::clone(slot), about)
+        Context::new(Arc::clone(slot), Arc::default(), about)
     }
 
     fn fire(token: Option<CancellationToken>) {

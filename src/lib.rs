@@ -10,6 +10,7 @@ mod launch;
 mod link;
 mod pool;
 mod sched;
+mod state;
 mod sys;
 mod task;
 mod wire;

@@ -97,11 +97,26 @@ impl Table {
     ///
     /// When there is one of that name already; the message names both types.
     pub(crate) fn add<T: Task>(&mut self) {
-        let kind = describe::<T>();
+        self.push(Row { kind: describe::<T>(), start: start::<T> });
+    }
+
+    /// Adds the task types of another table, behind those that are there.
+    ///
+    /// # Panics
+    ///
+    /// As [`add`](Self::add).
+    pub(crate) fn append(&mut self, other: Self) {
+        for row in other.rows {
+            self.push(row);
+        }
+    }
+
+    fn push(&mut self, row: Row) {
+        let kind = &row.kind;
         if let Some(other) = self.rows.iter().find(|row| row.kind.name == kind.name) {
             panic!("two tasks are named {:?}: {} and {}", kind.name, other.kind.input, kind.input);
         }
-        self.rows.push(Row { kind, start: start::<T> });
+        self.rows.push(row);
     }
 
     /// What `Ready` tells of the table.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The rooms by row, lowest first. A room that is missing here may not be named at all.
 const ROWS: [&[&str]; 9] = [
     &["id", "sys"],
-    &["error", "blob"],
+    &["error", "blob", "state"],
     &["event", "wire", "context"],
     &["sched", "link", "task"],
     &["launch"],

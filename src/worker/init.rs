@@ -13,7 +13,7 @@ use nix::unistd::{Pid, getpgrp, getpid, setpgid};
 use super::greet::{self, Greeting, Refusal};
 use super::io::Shared;
 use super::watch::{self, Lives};
-use super::{leave, runtime, stdio, turn};
+use super::{Worker, leave, prepare, runtime, stdio, turn};
 use crate::sys::signal;
 use crate::task::Table;
 use crate::wire::frame::{Hello, Open, Ready, Sandbox, ToParent};
@@ -26,12 +26,12 @@ const SLOTS: u32 = 1;
 const STACK: usize = 8 << 20;
 
 /// Becomes a worker. `parent` is the process that executed this one, unless something stands between the two.
-pub(super) fn run(table: Table, parent: Option<u32>) -> ! {
+pub(super) fn run(worker: Worker, parent: Option<u32>) -> ! {
     if tokio::runtime::Handle::try_current().is_err() {
-        become_worker(&table, parent)
+        become_worker(worker, parent)
     }
     // `main` is a task of a runtime already, and runtimes do not nest on a thread. That one waits here for ever.
-    let thread = thread::Builder::new().stack_size(STACK).spawn(move || become_worker(&table, parent));
+    let thread = thread::Builder::new().stack_size(STACK).spawn(move || become_worker(worker, parent));
     match thread.map(thread::JoinHandle::join) {
         Err(error) => leave::fail(leave::UNFIT, &format!("failed to start a thread ({error})")),
         // It does not return, so it has panicked, and has said so.
@@ -39,11 +39,11 @@ pub(super) fn run(table: Table, parent: Option<u32>) -> ! {
     }
 }
 
-fn become_worker(table: &Table, parent: Option<u32>) -> ! {
+fn become_worker(worker: Worker, parent: Option<u32>) -> ! {
     let started = start(parent).unwrap_or_else(|error| {
         leave::fail(leave::UNFIT, &format!("failed to start ({error})"));
     });
-    match serve(started, table, parent) {
+    match serve(started, worker, parent) {
         // The one way out that runs exit handlers: everything is answered, and the parent waits.
         Ok(()) => std::process::exit(0),
         Err(error) => leave::fail(leave::UNFIT, &format!("failed to serve ({error})")),
@@ -85,7 +85,7 @@ pub(super) fn not_a_pool(found: &str) -> ! {
 }
 
 /// Everything from `Hello` to `Bye`.
-fn serve(started: Started, table: &Table, parent: Option<u32>) -> io::Result<()> {
+fn serve(started: Started, worker: Worker, parent: Option<u32>) -> io::Result<()> {
     let Started { ends, mut lives, greeting: Greeting { hello, page, rest } } = started;
     lives.ancestors(parent, &hello.ancestors);
     let enforced = contain(hello.sandbox)?;
@@ -94,10 +94,15 @@ fn serve(started: Started, table: &Table, parent: Option<u32>) -> io::Result<()>
     turn::note_panics();
     ends.unblock()?;
     let shared = Arc::new(Shared::new(ends, page, hello.limits.message, rest)?);
-    greet_back(&shared, table, &hello, enforced);
+    greet_back(&shared, &worker.table, &hello);
     watch::start(&shared, lives)?;
     let place = runtime::Place { worker: hello.worker, depth: hello.depth.into() };
-    runtime::build(&shared)?.block_on(runtime::serve(&shared, table, &place))
+    let parallelism = thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(u32::MAX));
+    let runtime = runtime::build(&shared)?;
+    let open = Open { enforced, parallelism };
+    let states = runtime.block_on(runtime::serve(&shared, worker, &place, open))?;
+    prepare::finish(runtime, states);
+    Ok(())
 }
 
 /// Shuts the worker in while it has one thread, and says how.
@@ -112,8 +117,8 @@ fn contain(sandbox: Sandbox) -> io::Result<Vec<String>> {
     Ok(enforced)
 }
 
-/// Says `Ready`, and `Open`, since there is no state to initialise. What came behind `Hello` is understood now.
-fn greet_back(shared: &Shared, table: &Table, hello: &Hello, enforced: Vec<String>) {
+/// Says `Ready`, before any user code runs. What came behind `Hello` is understood now.
+fn greet_back(shared: &Shared, table: &Table, hello: &Hello) {
     let effects = {
         let mut io = shared.claim();
         io.say_raw(&TO_PARENT_MAGIC);
@@ -125,9 +130,6 @@ fn greet_back(shared: &Shared, table: &Table, hello: &Hello, enforced: Vec<Strin
             tasks: table.kinds(),
             build: build(),
         }));
-        let parallelism =
-            thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(u32::MAX));
-        io.say(ToParent::Open(Open { enforced, parallelism }));
         shared.flush(&mut io);
         shared.parse(&mut io)
     };

@@ -12,6 +12,8 @@ use crate::sys::process::exit_now;
 
 /// The exit code of a worker program that was started by something other than a pool.
 pub(super) const NOT_A_POOL: i32 = 2;
+/// The exit code of a worker that failed to build a state which its tasks share.
+pub(super) const UNPREPARED: i32 = 70;
 /// The exit code of a worker that the kernel refused something that it cannot do without.
 pub(super) const UNFIT: i32 = 71;
 /// The exit code of a worker that does not understand what it was sent, or is of another version.

@@ -2,9 +2,9 @@
 //! answers. It knows neither pools nor scheduling.
 //!
 //! ```text
-//!  init ──▶ stdio ──▶ greet ──▶ watch (a thread) ──▶ runtime (the main thread, to the end)
-//!                                  │                    │
-//!                                  └──── pulse, io ─────┘  what the two threads share
+//!  init ──▶ stdio ──▶ greet ──▶ watch (a thread) ──▶ prepare ──▶ runtime (the main thread, to the end)
+//!                                  │                    │            │
+//!                                  └──── pulse, io ─────┴────────────┘  what the two threads share
 //! ```
 
 mod greet;
@@ -12,6 +12,7 @@ mod init;
 mod io;
 mod leave;
 mod outbox;
+mod prepare;
 mod pulse;
 mod reader;
 mod runtime;
@@ -21,9 +22,13 @@ mod tests;
 mod turn;
 mod watch;
 
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::future::Future;
 use std::io::{IsTerminal, stdin};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::state::Inits;
 use crate::task::{Table, Task};
 use crate::wire::arg0;
 
@@ -53,6 +58,7 @@ use crate::wire::arg0;
 #[derive(Default)]
 pub struct Worker {
     table: Table,
+    states: Inits,
 }
 
 /// How this process was entered, as far as its `main` has told.
@@ -93,6 +99,101 @@ impl Worker {
         self
     }
 
+    /// Declares a state: a value that each worker builds once, before it takes tasks, and that all its tasks share through
+    /// [`Context::state`](crate::Context::state). What tasks change in it stays in that worker.
+    ///
+    /// States are built in the order of their declaration, on the runtime on which the tasks run. `init` may await, block
+    /// and spawn; its time is bounded by [`PoolBuilder::init_timeout`](crate::PoolBuilder::init_timeout). If it panics, the
+    /// worker ends; when that happens to every worker, [`build`](crate::PoolBuilder::build) fails and says why.
+    ///
+    /// When a worker leaves because its pool is drained or shut down, its states are dropped, the last one first; what
+    /// they print goes where the tasks' output goes. They are not dropped when the worker is killed, as it is when the
+    /// pool is aborted or dropped or a task does not stop, nor while a thread of a task's still holds a `Context`. A
+    /// worker that takes longer than 5 s to leave is killed.
+    ///
+    /// ```
+    /// use procpool::{Context, Task, Worker};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// struct Words(Vec<String>);
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Known(String);
+    ///
+    /// impl Task for Known {
+    ///     const NAME: &'static str = "known";
+    ///     type Output = bool;
+    ///
+    ///     async fn run(self, cx: Context) -> bool {
+    ///         cx.state::<Words>().0.contains(&self.0)
+    ///     }
+    /// }
+    ///
+    /// let worker = Worker::new().task::<Known>().state(|| async { Words(vec!["hello".to_owned()]) });
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When there is a state of this type already.
+    pub fn state<S, F>(self, init: impl FnOnce() -> F + Send + 'static) -> Self
+    where
+        S: Send + Sync + 'static,
+        F: Future<Output = S> + 'static,
+    {
+        self.try_state(|| async { Ok::<_, Infallible>(init().await) })
+    }
+
+    /// As [`state`](Self::state), for what can fail: an error ends the worker as a panic does, and its words reach whoever
+    /// builds the pool.
+    ///
+    /// ```
+    /// use procpool::Worker;
+    ///
+    /// struct Words(Vec<String>);
+    ///
+    /// async fn load() -> std::io::Result<Words> {
+    ///     let text = std::fs::read_to_string("/usr/share/dict/words")?;
+    ///     Ok(Words(text.lines().map(str::to_owned).collect()))
+    /// }
+    ///
+    /// let worker = Worker::new().try_state(load);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When there is a state of this type already.
+    pub fn try_state<S, E, F>(mut self, init: impl FnOnce() -> F + Send + 'static) -> Self
+    where
+        S: Send + Sync + 'static,
+        E: Display,
+        F: Future<Output = Result<S, E>> + 'static,
+    {
+        self.states.add(init);
+        self
+    }
+
+    /// Adds the tasks and states of another worker, behind those that are there: a crate can offer a `worker()` that knows
+    /// its tasks and what they need.
+    ///
+    /// ```
+    /// # mod images { pub fn worker() -> procpool::Worker { procpool::Worker::new() } }
+    /// # mod mail { pub fn worker() -> procpool::Worker { procpool::Worker::new() } }
+    /// use procpool::Worker;
+    ///
+    /// fn main() {
+    ///     Worker::new().include(images::worker()).include(mail::worker()).init();
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When both have a task of the same name or a state of the same type; the message names the types.
+    pub fn include(mut self, other: Self) -> Self {
+        self.table.append(other.table);
+        self.states.append(other.states);
+        self
+    }
+
     /// Returns at once in a program that its user started; runs tasks, and never returns, in one that a pool started.
     ///
     /// Make it the first line of `main`: what stands before it happens in every worker too, and what that prints can
@@ -109,14 +210,14 @@ impl Worker {
         if stdin().is_terminal() {
             init::not_a_pool("its standard input is a terminal");
         }
-        init::run(self.table, parent())
+        init::run(self, parent())
     }
 
     /// What [`worker_test!`](crate::worker_test) calls. Not public API.
     #[doc(hidden)]
     pub fn init_in_test(self) {
         if let Some(parent) = parent() {
-            init::run(self.table, Some(parent));
+            init::run(self, Some(parent));
         }
     }
 }

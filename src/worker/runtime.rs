@@ -2,6 +2,7 @@
 //! is the watcher's business.
 //!
 //! ```text
+//!     prepare ──▶ Open
 //!        ┌──────────────── Wait ──────────────┐
 //!        ▼                                    │
 //!   reader.poll ──has work──▶ begin ──Task──▶ turn ──answer──▶ finish ──▶ (breathe) ──▶ begin
@@ -19,13 +20,16 @@ use bytes::BytesMut;
 use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep_until};
 
+use super::Worker;
 use super::io::{Next, Queued, Shared};
+use super::prepare;
 use super::reader::Reader;
 use super::turn::Turn;
 use crate::context::{About, Context};
 use crate::id::WorkerId;
+use crate::state::States;
 use crate::task::Table;
-use crate::wire::frame::{ToParent, Verdict};
+use crate::wire::frame::{Open, ToParent, Verdict};
 
 /// What is longer than this is not one of very many.
 const BRIEF: Duration = Duration::from_micros(20);
@@ -71,23 +75,32 @@ pub(super) fn build(shared: &Arc<Shared>) -> io::Result<tokio::runtime::Runtime>
         .build()
 }
 
-/// Serves the link until the parent says `Drain`.
+/// Builds the states, opens, and serves the link until the parent says `Drain`. Gives the states back.
 ///
 /// # Errors
 ///
 /// When the link can't be waited for.
-pub(super) async fn serve(shared: &Arc<Shared>, table: &Table, place: &Place) -> io::Result<()> {
-    let kinds = table.kinds().len();
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    worker: Worker,
+    place: &Place,
+    open: Open,
+) -> io::Result<Arc<States>> {
+    let Worker { table, states } = worker;
+    let mut reader = Reader::new(shared)?;
+    let states = Arc::new(prepare::build(shared, &mut reader, states).await);
+    shared.claim().say(ToParent::Open(open));
     let mut main = Main {
         shared,
-        table,
+        table: &table,
+        states: &states,
         place,
-        reader: Reader::new(shared)?,
+        reader,
         output: BytesMut::new(),
         now: Instant::now(),
         flushed: Instant::now(),
         breathed: Instant::now(),
-        long: vec![false; kinds],
+        long: vec![false; table.kinds().len()],
     };
     loop {
         match shared.begin() {
@@ -98,13 +111,14 @@ pub(super) async fn serve(shared: &Arc<Shared>, table: &Table, place: &Place) ->
     }
     shared.claim().bye();
     poll_fn(|cx| main.reader.poll(cx, |io| !io.has_output())).await;
-    Ok(())
+    Ok(states)
 }
 
 /// The main thread's own state.
 struct Main<'a> {
     shared: &'a Arc<Shared>,
     table: &'a Table,
+    states: &'a Arc<States>,
     place: &'a Place,
     reader: Reader,
     /// The running task's output. Encoding is user code and takes its time, so it is done here and not under the lock.
@@ -138,7 +152,7 @@ impl Main<'_> {
         let Queued { task, attempt, index, deadline, .. } = queued;
         let Place { worker, depth } = *self.place;
         let about = About { task, worker, attempt, depth, deadline, turn };
-        let cx = Context::new(Arc::clone(&self.shared.slot), about);
+        let cx = Context::new(Arc::clone(&self.shared.slot), Arc::clone(self.states), about);
         let verdict = match Turn::start(self.table, index, &queued.input, cx) {
             Ok(mut turn) => self.drive(&mut turn).await,
             Err(verdict) => verdict,

@@ -78,7 +78,7 @@ impl Turn {
 /// Runs user code.
 ///
 /// Nothing that it may have left half-changed is looked at after a panic: the task is dropped.
-fn guard<T>(code: impl FnOnce() -> T) -> Result<T, Verdict> {
+pub(super) fn guard<T>(code: impl FnOnce() -> T) -> Result<T, Verdict> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         let (message, location) = (clip(&text(&*payload)), PLACE.take());
         // A payload can be anything, and panic in its turn when it is dropped.

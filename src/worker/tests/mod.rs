@@ -6,6 +6,7 @@ mod death;
 mod entry;
 mod pace;
 pub(crate) mod parent;
+mod prepare;
 mod stdio;
 mod stress;
 mod tasks;

@@ -1,6 +1,7 @@
 //! How failures are worded: what happened, to which task on which worker, and what the reader can do about it.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Exit};
 use crate::id::{TaskId, WorkerId};
@@ -8,7 +9,7 @@ use crate::wire::VERSION;
 use crate::wire::frame::{Ready, TaskType, Verdict};
 
 /// How much of a worker's last line goes into a one-line message.
-const LINE: usize = 120;
+const LINE: usize = 240;
 
 /// What errors say about a task.
 pub(super) struct About {
@@ -31,8 +32,32 @@ pub(super) struct Death {
     pub(super) fault: Option<String>,
     /// Whether it was killed by us.
     pub(super) ours: bool,
+    /// Which limit on its start it was killed for, unless it broke a rule.
+    pub(super) overdue: Option<Overdue>,
     /// Why it could not even be launched.
     pub(super) start: Option<Error>,
+}
+
+/// A worker took too long to start.
+#[derive(Clone, Copy)]
+pub(super) enum Overdue {
+    Greeting(Duration),
+    States(Duration),
+}
+
+impl Overdue {
+    pub(super) fn new(greeted: bool, (start, init): (Duration, Duration)) -> Self {
+        if greeted { Self::States(init) } else { Self::Greeting(start) }
+    }
+
+    fn message(self) -> String {
+        match self {
+            Self::Greeting(limit) => format!("a worker did not greet within {limit:?} and was killed"),
+            Self::States(limit) => {
+                format!("a worker did not initialise its states within {limit:?} and was killed")
+            }
+        }
+    }
 }
 
 impl About {
@@ -132,22 +157,28 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
     if let Some(start) = &death.start {
         return start.clone().with(|report| report.worker = Some(worker));
     }
-    let message = match (&death.fault, death.exit) {
-        (Some(fault), _) => format!("a worker was refused: {fault}"),
-        (None, Some(exit)) if !death.ours => format!("a worker {exit} before it took tasks"),
-        (None, _) => "a worker did not start in time and was killed".to_owned(),
+    let message = match (&death.fault, death.overdue, death.exit) {
+        (Some(fault), ..) => format!("a worker was refused: {fault}"),
+        (None, Some(overdue), _) => overdue.message(),
+        (None, None, Some(exit)) if !death.ours => format!("a worker {exit} before it took tasks"),
+        (None, None, _) => "a worker did not start in time and was killed".to_owned(),
     };
     Error::new(ErrorKind::Launch, message).with(|report| {
         report.worker = Some(worker);
         report.pid = death.pid;
         report.exit = death.exit;
         report.stderr.clone_from(&death.stderr);
-        report.advice = match (&death.stray, last_line(&death.stderr)) {
+        let words = last_line(&death.stderr).map(|line| format!("its last words: {line}"));
+        report.advice = match (&death.stray, words) {
+            (_, words) if matches!(death.overdue, Some(Overdue::States(_))) => {
+                let advice = "raise PoolBuilder::init_timeout, or look where Worker::state hangs";
+                Some(words.map_or_else(|| advice.into(), |words| format!("{advice}; {words}").into()))
+            }
             (Some(stray), _) if stray.contains("running 0 tests") => Some(
                 "this test binary has no worker entry: put procpool::worker_test!(Worker::new()…) into it"
                     .into(),
             ),
-            (_, Some(line)) => Some(format!("its last words: {line}").into()),
+            (_, Some(words)) => Some(words.into()),
             (Some(stray), None) => Some(format!("it wrote {stray} where a worker greets").into()),
             (None, None) => Some("does its program begin with Worker::new()…init()?".into()),
         };

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::Life;
 use super::calls::Calls;
-use super::report::{self, About, Death};
+use super::report::{self, About, Death, Overdue};
 use crate::error::Error;
 use crate::event::Stats;
 use crate::id::{TaskId, WorkerId};
@@ -34,6 +34,8 @@ pub(super) struct State {
     kinds: HashMap<TypeId, u32>,
     /// Why a worker could not be started, the last time.
     start_error: Option<Error>,
+    /// How long a worker may take to greet, and to open after that.
+    limits: (Duration, Duration),
     alarm: Alarm,
     /// The clock's task, and when the alarm will wake it.
     clock: Option<Waker>,
@@ -62,6 +64,7 @@ pub(super) struct Port {
     pub(super) doomed: bool,
     /// Which rule the worker broke.
     fault: Option<String>,
+    /// Whether it has greeted.
     greeted: bool,
     /// Whether it has taken tasks.
     opened: bool,
@@ -90,6 +93,7 @@ impl Port {
 impl State {
     pub(super) fn new(config: Config, limit: u32) -> Result<Self, Error> {
         Ok(Self {
+            limits: (config.start_limit, config.init_limit),
             sched: Scheduler::new(config),
             calls: Calls::default(),
             ports: Vec::new(),
@@ -208,6 +212,8 @@ impl State {
             death.fault = death.fault.or_else(|| port.fault.clone());
             death.ours = port.doomed;
             if !port.opened {
+                let overdue = port.doomed && death.fault.is_none();
+                death.overdue = overdue.then(|| Overdue::new(port.greeted, self.limits));
                 self.start_error = Some(report::not_started(worker, &death));
             }
         }

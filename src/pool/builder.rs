@@ -56,6 +56,12 @@ impl PoolBuilder {
         self
     }
 
+    /// How long a worker may take from its greeting until it has built its [states](crate::Worker::state). Default: 60 s.
+    pub fn init_timeout(mut self, limit: Duration) -> Self {
+        self.config.init_limit = limit;
+        self
+    }
+
     /// The largest input or output of a task, in bytes, a few dozen bytes of header included. Default: 256 MiB; at least
     /// 64 KiB, at most 4 GiB - 1.
     pub fn message_limit(mut self, bytes: u32) -> Self {

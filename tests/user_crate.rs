@@ -26,6 +26,9 @@ fn a_users_own_crate_is_built_tested_and_run() {
         "test tests::tasks_run_in_other_processes ... ok",
         "test tests::a_map_keeps_the_order ... ok",
         "own main: HELLO 42 elsewhere",
+        "test a_pool_runs_a_program_that_serves ... ok",
+        "test a_program_that_serves_has_an_environment_of_its_own ... ok",
+        "test a_program_that_serves_explains_itself_to_a_person ... ok",
         "test the_error_names_the_macro_that_is_missing ... ok",
     ] {
         assert!(tests.stdout.contains(fact), "{fact:?} is missing:\n{}", tests.stdout);

@@ -179,8 +179,11 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
                     .into(),
             ),
             (_, Some(words)) => Some(words.into()),
-            (Some(stray), None) => Some(format!("it wrote {stray} where a worker greets").into()),
-            (None, None) => Some("does its program begin with Worker::new()…init()?".into()),
+            (Some(stray), None) if death.fault.is_none() => {
+                Some(format!("it wrote {stray} where a worker greets").into())
+            }
+            // A fault tells what it wrote.
+            (_, None) => Some("does its main begin with Worker::new()…init(), or end in serve()?".into()),
         };
     })
 }

@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,6 +20,7 @@ use tokio::process::Command;
 use crate::error::{Error, ErrorKind};
 use crate::id::WorkerId;
 use crate::launch::process::Process;
+use crate::launch::setting::Setting;
 use crate::launch::{Launched, Launcher, Started, service};
 use crate::sys::{memory, socket};
 use crate::wire::{TO_WORKER_MAGIC, arg0};
@@ -29,7 +32,14 @@ const BUSY: [u64; 4] = [5, 20, 80, 320];
 /// Launches workers on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
-    program: Arc<Program>,
+    recipe: Arc<Recipe>,
+}
+
+/// What a worker executes, and how it begins.
+#[derive(Clone, Debug)]
+struct Recipe {
+    program: Program,
+    setting: Setting,
 }
 
 /// What a worker executes.
@@ -37,13 +47,13 @@ pub(crate) struct Local {
 pub(crate) enum Program {
     /// The program that runs now, even if its file has been replaced or removed meanwhile.
     Itself { args: Vec<OsString> },
-    /// Another program: one without a slash is looked for in `PATH`.
+    /// Another program.
     Path { path: PathBuf, args: Vec<OsString> },
 }
 
 impl Local {
     pub(crate) fn new(program: Program) -> Self {
-        Self { program: Arc::new(program) }
+        Self { recipe: Arc::new(Recipe { program, setting: Setting::default() }) }
     }
 
     /// Workers that run this program.
@@ -57,20 +67,40 @@ impl Local {
         Self::new(Program::Itself { args })
     }
 
-    /// Workers that run another program.
+    /// Workers that run another program: one without a slash is looked for in `PATH`, now.
     pub(crate) fn program(path: impl Into<PathBuf>, args: impl IntoIterator<Item = OsString>) -> Self {
-        Self::new(Program::Path { path: path.into(), args: args.into_iter().collect() })
+        Self::new(Program::Path { path: find(path.into()), args: args.into_iter().collect() })
     }
+
+    /// The same workers, which begin like this.
+    pub(crate) fn with(mut self, setting: Setting) -> Self {
+        Arc::make_mut(&mut self.recipe).setting = setting;
+        self
+    }
+}
+
+/// The absolute path of a program, if there is one: neither the workers' directory nor their `PATH` is to decide what they
+/// execute.
+fn find(program: PathBuf) -> PathBuf {
+    if program.as_os_str().as_bytes().contains(&b'/') {
+        return std::path::absolute(&program).unwrap_or(program);
+    }
+    let executable = |path: &PathBuf| {
+        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders).map(|folder| folder.join(&program)).find(executable);
+    found.and_then(|path| std::path::absolute(path).ok()).unwrap_or(program)
 }
 
 impl Launcher for Local {
     fn launch(&self, worker: WorkerId, started: Started) -> BoxFuture<'static, Result<Launched, Error>> {
-        let program = Arc::clone(&self.program);
+        let recipe = Arc::clone(&self.recipe);
         Box::pin(async move {
             let (result, receiver) = oneshot::channel();
             // Not in the caller's runtime: the pauses need a clock. If the caller has gone, its worker is dropped.
             service::spawn(async move {
-                let launched = start(program, worker).await;
+                let launched = start(recipe, worker).await;
                 if let Ok(launched) = &launched {
                     started(launched.process.control());
                 }
@@ -83,29 +113,30 @@ impl Launcher for Local {
     }
 }
 
-async fn start(program: Arc<Program>, worker: WorkerId) -> Result<Launched, Error> {
+async fn start(recipe: Arc<Recipe>, worker: WorkerId) -> Result<Launched, Error> {
     let mut pauses = BUSY.into_iter().map(Duration::from_millis);
     loop {
-        let tried = Arc::clone(&program);
+        let tried = Arc::clone(&recipe);
         match service::execute(move || attempt(&tried, worker)).await? {
             Ok(launched) => return Ok(launched),
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => match pauses.next() {
                 Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(explain(&program, worker, &error)),
+                None => return Err(explain(&recipe, worker, &error)),
             },
-            Err(error) => return Err(explain(&program, worker, &error)),
+            Err(error) => return Err(explain(&recipe, worker, &error)),
         }
     }
 }
 
 /// Starts a worker once, from nothing.
-fn attempt(program: &Program, worker: WorkerId) -> io::Result<Launched> {
+fn attempt(recipe: &Recipe, worker: WorkerId) -> io::Result<Launched> {
     let (ours, theirs) = socket::pair()?;
     let page = greet(&ours)?;
-    let mut command = program.command();
+    let mut command = recipe.program.command();
+    recipe.setting.apply(&mut command);
     command.arg0(arg0::format(std::process::id(), worker));
     command.stdin(Stdio::from(theirs.try_clone()?)).stdout(Stdio::from(theirs));
-    let process = Process::spawn(&mut command, worker)?;
+    let process = recipe.setting.spawn(|| Process::spawn(&mut command, worker))?;
     // With it goes our copy of the worker's end: from here on the worker alone holds the link open.
     drop(command);
     let ours = UnixStream::from(ours);
@@ -147,18 +178,28 @@ impl Program {
     }
 }
 
-fn explain(program: &Program, worker: WorkerId, error: &io::Error) -> Error {
-    let message = format!("could not start {}: {error}", program.path().display());
+fn explain(recipe: &Recipe, worker: WorkerId, error: &io::Error) -> Error {
+    let Recipe { program, setting } = recipe;
+    let place = setting.folder().map_or_else(String::new, |folder| format!(" in {}", folder.display()));
+    let message = format!("could not start {}{place}: {error}", program.path().display());
     Error::new(ErrorKind::Launch, message).with(|report| {
         report.worker = Some(worker);
-        report.advice = advice(program, error).map(Into::into);
+        report.advice = advice(program, setting, error).map(Into::into);
     })
 }
 
 /// What can be done about an error of `spawn`.
-fn advice(program: &Program, error: &io::Error) -> Option<String> {
+fn advice(program: &Program, setting: &Setting, error: &io::Error) -> Option<String> {
     let limit = |resource| getrlimit(resource).map_or(0, |(soft, _)| soft);
     Some(match error.raw_os_error()? {
+        libc::ENOENT | libc::EACCES | libc::ENOTDIR
+            if setting.folder().is_some_and(|folder| !folder.is_dir()) =>
+        {
+            "there is no such working directory".into()
+        }
+        libc::EPERM | libc::EACCES if setting.nice < 0 => {
+            "a niceness below this process's needs a privilege".into()
+        }
         libc::EMFILE => format!(
             "this process may have {} descriptors open and each worker takes up to 5: raise it with `ulimit -n`",
             limit(Resource::RLIMIT_NOFILE)

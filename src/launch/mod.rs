@@ -4,6 +4,7 @@ pub(crate) mod libtest;
 pub(crate) mod local;
 pub(crate) mod process;
 pub(crate) mod service;
+pub(crate) mod setting;
 mod stderr;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! How a pool is configured. Every option has a default that suits most; the checks that can be made before anything
 //! is started are made here.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::launch::Launcher;
 use crate::launch::libtest::in_libtest;
 use crate::launch::local::Local;
+use crate::launch::setting::Setting;
 use crate::sched::Config;
 use crate::wire::MESSAGE_LIMIT;
 use crate::worker::{Entry, entry};
@@ -24,12 +26,21 @@ pub struct PoolBuilder {
     workers: Option<usize>,
     message_limit: u32,
     program: Option<PathBuf>,
+    args: Vec<OsString>,
+    setting: Setting,
     config: Config,
 }
 
 impl PoolBuilder {
     pub(super) fn new() -> Self {
-        Self { workers: None, message_limit: MESSAGE_LIMIT, program: None, config: Config::default() }
+        Self {
+            workers: None,
+            message_limit: MESSAGE_LIMIT,
+            program: None,
+            args: Vec::new(),
+            setting: Setting::default(),
+            config: Config::default(),
+        }
     }
 
     /// How many workers the pool keeps. Default: as many as the process may use processors, at least 1.
@@ -70,12 +81,81 @@ impl PoolBuilder {
     }
 
     /// The program that the workers execute, one whose `main` ends in [`Worker::serve`](crate::Worker::serve). Without a
-    /// slash it is looked for in `PATH`. Default: this program itself.
+    /// slash it is looked for in this process's `PATH`. Default: this program itself.
     ///
     /// A worker program of its own starts faster than a large service does a second time, and can be built with other
-    /// features, limits or privileges.
+    /// features, limits or privileges. Both have to know the tasks, from a library that they share, and to be built with the
+    /// same version of procpool.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// let pool = Pool::builder().program("/usr/libexec/thumbnailer").arg("--fast").nice(10).build().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
         self.program = Some(path.into());
+        self
+    }
+
+    /// Adds an argument for the program that [`program`](Self::program) names. Default: none.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// As [`arg`](Self::arg), for several.
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable in the workers. Of what is said about one variable, the last word counts.
+    ///
+    /// By default, workers inherit this process's environment except for what looks like a secret: variables whose name
+    /// contains, in any case, `TOKEN`, `SECRET`, `PASSWORD`, `PASSWD`, `PASSPHRASE`, `CREDENTIAL`, `PRIVATE_KEY`,
+    /// `ACCESS_KEY`, `API_KEY` or `APIKEY`. Values are not looked at. [`inherit_env`](Self::inherit_env) hands one on.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// let pool = Pool::builder().env("OMP_NUM_THREADS", "1").inherit_env("API_TOKEN").build().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.setting.set(key.as_ref().to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// Lets the workers inherit an environment variable although it looks like a secret, or none is inherited.
+    pub fn inherit_env(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.setting.inherit(key.as_ref().to_owned());
+        self
+    }
+
+    /// Keeps an environment variable from the workers.
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.setting.remove(key.as_ref().to_owned());
+        self
+    }
+
+    /// Lets the workers inherit no environment variables, and forgets what was set before this call.
+    pub fn env_clear(mut self) -> Self {
+        self.setting.clear();
+        self
+    }
+
+    /// The working directory of the workers. A relative one counts from where this process is now, and so does the path of
+    /// the [`program`](Self::program). Default: this process's own.
+    pub fn current_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.setting.enter(path.into());
+        self
+    }
+
+    /// How much nicer than this process the workers are: they yield the processor to it, and 19 yields to everybody.
+    /// Default: 0. A negative value needs a privilege.
+    pub fn nice(mut self, increment: i32) -> Self {
+        self.setting.nice = increment;
         self
     }
 
@@ -107,7 +187,8 @@ impl PoolBuilder {
                 ));
             }
         };
-        let driver = Driver::start(self.config, self.message_limit, launcher(self.program)?)?;
+        let driver =
+            Driver::start(self.config, self.message_limit, launcher(self.program, self.args, self.setting)?)?;
         // From here on a dropped future or an error drops the pool, and that ends what was started.
         let pool = Pool { owner: Owner { driver }.into() };
         pool.driver().started().await?;
@@ -116,19 +197,35 @@ impl PoolBuilder {
 }
 
 /// Chooses how workers are started, by how this process has begun.
-fn launcher(program: Option<PathBuf>) -> Result<Box<dyn Launcher>, Error> {
-    match (entry(), program) {
+fn launcher(
+    program: Option<PathBuf>,
+    args: Vec<OsString>,
+    setting: Setting,
+) -> Result<Box<dyn Launcher>, Error> {
+    let local = match (entry(), program) {
         (Entry::Worker, _) => {
-            Err(refused("a pool cannot be built inside a worker".to_owned(), "fan out from the root pool"))
+            let advice = "fan out from the root pool";
+            return Err(refused("a pool cannot be built inside a worker".to_owned(), advice));
         }
-        (_, Some(program)) => Ok(Box::new(Local::program(program, []))),
-        (Entry::Main, None) => Ok(Box::new(Local::itself())),
-        (Entry::NotPassed, None) if in_libtest() => Ok(Box::new(Local::libtest())),
-        (Entry::NotPassed, None) => Err(refused(
-            "this program never called Worker::init, so its workers would run it from the start".to_owned(),
-            "make Worker::new()…init() the first line of main",
-        )),
-    }
+        (_, Some(program)) => Local::program(program, args),
+        (_, None) if !args.is_empty() => {
+            let advice = "name one with PoolBuilder::program";
+            return Err(refused(
+                "there are arguments, and no program that would take them".to_owned(),
+                advice,
+            ));
+        }
+        (Entry::Main, None) => Local::itself(),
+        (Entry::NotPassed, None) if in_libtest() => Local::libtest(),
+        (Entry::NotPassed, None) => {
+            return Err(refused(
+                "this program never called Worker::init, so its workers would run it from the start"
+                    .to_owned(),
+                "make Worker::new()…init() the first line of main",
+            ));
+        }
+    };
+    Ok(Box::new(local.with(setting)))
 }
 
 fn refused(message: String, advice: &'static str) -> Error {

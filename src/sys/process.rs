@@ -2,6 +2,8 @@
 
 use std::{fs, io};
 
+use nix::errno::Errno;
+
 /// When a process was started, in clock ticks since boot. Together with the pid it names a process for good.
 ///
 /// # Errors
@@ -19,6 +21,22 @@ pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in the process's status"))
 }
 
+/// Adds to the niceness of the calling thread, and of what it starts from now on. The value stays within the kernel's bounds.
+///
+/// # Errors
+///
+/// `EPERM` when it would become less nice than it may.
+pub(crate) fn nice(increment: i32) -> io::Result<()> {
+    // The result can be -1 in earnest.
+    Errno::clear();
+    // SAFETY: takes a number and changes no memory of ours.
+    let nice = unsafe { libc::nice(increment) };
+    match Errno::last_raw() {
+        code if nice == -1 && code != 0 => Err(io::Error::from_raw_os_error(code)),
+        _ => Ok(()),
+    }
+}
+
 /// Ends this process at once: no exit handlers, no destructors, nothing flushed.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory of ours.
@@ -28,6 +46,18 @@ pub(crate) fn exit_now(code: i32) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_can_be_made_nicer_than_the_others() {
+        let niceness = |thread: &str| -> i32 {
+            let stat = fs::read_to_string(format!("/proc/{thread}/stat")).unwrap();
+            stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(16).unwrap().parse().unwrap()
+        };
+        let before = niceness("thread-self");
+        let after = std::thread::spawn(move || nice(3).map(|()| niceness("thread-self"))).join().unwrap();
+        assert_eq!(after.unwrap(), (before + 3).min(19));
+        assert_eq!(niceness("thread-self"), before);
+    }
 
     #[test]
     fn a_process_has_a_start_time_that_stays_and_a_missing_one_has_none() {

@@ -49,7 +49,15 @@ pub fn worker() -> Worker {
 ///
 /// When the pool or a task fails.
 pub async fn tour() -> Result<String, Error> {
-    let pool = Pool::builder().workers(2).build().await?;
+    tour_of(&Pool::builder().workers(2).build().await?).await
+}
+
+/// The same with a pool that is there already.
+///
+/// # Errors
+///
+/// When a task fails.
+pub async fn tour_of(pool: &Pool) -> Result<String, Error> {
     let (shout, double) = (pool.run(Shout("hello".to_owned())), pool.run(Double(21)));
     let (shouted, double) = (shout.await?, double.await?);
     let place = if shouted.pid == std::process::id() { "here" } else { "elsewhere" };

@@ -40,6 +40,7 @@ fn stateful() -> Worker {
         .include(Worker::new().try_state(|| async { Ok::<_, Infallible>(Bell(log("third"))) }).task::<Ring>())
         .task::<Call>()
         .task::<Missing>()
+        .task::<Keep>()
 }
 
 struct Count {
@@ -129,6 +130,33 @@ impl Task for Missing {
     }
 }
 
+/// Leaves something behind that holds its context for ever.
+#[derive(Serialize, Deserialize)]
+enum Keep {
+    Spawned,
+    Thread,
+}
+
+impl Task for Keep {
+    const NAME: &'static str = "keep";
+    type Output = ();
+
+    async fn run(self, cx: Context) {
+        match self {
+            Self::Spawned => drop(tokio::spawn(async move {
+                let _cx = cx;
+                std::future::pending::<()>().await;
+            })),
+            Self::Thread => drop(std::thread::spawn(move || {
+                let _cx = cx;
+                loop {
+                    std::thread::park();
+                }
+            })),
+        }
+    }
+}
+
 /// Runs a test whose workers are to inherit a variable in a process of its own.
 fn alone(name: &str, variable: &str, value: &str, test: impl FnOnce()) {
     const MARK: &str = "STATE_ALONE";
@@ -195,6 +223,33 @@ fn states_go_in_reverse_order_when_a_worker_leaves_and_what_they_print_is_heard(
             let pool = quick(1).build().await.unwrap();
             pool.abort().await;
             assert_eq!(notes(&path).len(), 5);
+        });
+    });
+}
+
+#[test]
+fn what_tasks_leave_behind_does_not_keep_a_worker() {
+    let folder = Folder::new();
+    let path = folder.file("notes");
+    let name = "what_tasks_leave_behind_does_not_keep_a_worker";
+    alone(name, "STATE_NOTES", path.to_str().unwrap(), || {
+        let path = std::path::PathBuf::from(std::env::var_os("STATE_NOTES").unwrap());
+        on_a_runtime(|| async {
+            // What was spawned ends with the runtime, before the states; a thread cannot be ended, and keeps them.
+            for (keep, dropped) in [(Keep::Spawned, 3), (Keep::Thread, 0)] {
+                let pool = quick(1).build().await.unwrap();
+                pool.run(keep).await.unwrap();
+                let begun = Instant::now();
+                pool.drain().await;
+                assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+                let notes = notes(&path);
+                std::fs::remove_file(&path).unwrap();
+                assert_eq!(
+                    notes.iter().filter(|note| note.starts_with("dropped")).count(),
+                    dropped,
+                    "{notes:?}"
+                );
+            }
         });
     });
 }

@@ -102,6 +102,7 @@ fn a_program_that_is_no_worker_is_told_from_one_at_once() {
             ("yes", vec![], "refused"),
             ("/bin/sh", vec!["-c", "echo no worker here >&2; exit 3"], "its last words: no worker here"),
             ("/bin/sh", vec!["-c", "echo hello; exit 4"], "it wrote \"hello\\n\" where a worker greets"),
+            ("/bin/sh", vec!["-c", "exec sleep 600 <&- >&-"], "closed its link before it took tasks"),
             ("/no/such/program", vec![], "check the path"),
             ("no-such-program", vec![], "check the path"),
         ] {

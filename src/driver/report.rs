@@ -32,6 +32,8 @@ pub(super) struct Death {
     pub(super) fault: Option<String>,
     /// Whether it was killed by us.
     pub(super) ours: bool,
+    /// Whether its link ended before we killed it.
+    pub(super) hung_up: bool,
     /// Which limit on its start it was killed for, unless it broke a rule.
     pub(super) overdue: Option<Overdue>,
     /// Why it could not even be launched.
@@ -161,7 +163,8 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
         (Some(fault), ..) => format!("a worker was refused: {fault}"),
         (None, Some(overdue), _) => overdue.message(),
         (None, None, Some(exit)) if !death.ours => format!("a worker {exit} before it took tasks"),
-        (None, None, _) => "a worker did not start in time and was killed".to_owned(),
+        (None, None, Some(_)) => "a worker closed its link before it took tasks, and was killed".to_owned(),
+        (None, None, None) => "a worker did not start in time and was killed".to_owned(),
     };
     Error::new(ErrorKind::Launch, message).with(|report| {
         report.worker = Some(worker);

@@ -88,6 +88,7 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
         batch: Vec::new(),
         receiving: true,
         sending: true,
+        hung_up: false,
     })
 }
 
@@ -102,6 +103,8 @@ struct Session {
     batch: Vec<Message<ToParent>>,
     receiving: bool,
     sending: bool,
+    /// The link ended before the worker was doomed.
+    hung_up: bool,
 }
 
 impl Session {
@@ -154,7 +157,7 @@ impl Session {
     /// One turn under the lock: in with what was received, out with what is to be sent. `false` when the worker has been
     /// given up.
     fn exchange(&mut self, received: bool, trouble: Option<Violation>, cx: &Context<'_>) -> bool {
-        let Self { shared, worker, link, nonce, batch, receiving, sending, .. } = self;
+        let Self { shared, worker, link, nonce, batch, receiving, sending, hung_up, .. } = self;
         let worker = *worker;
         shared.with(|state, now| {
             for Message { frame, body } in batch.drain(..) {
@@ -162,7 +165,10 @@ impl Session {
             }
             match trouble {
                 Some(violation) => state.violated(now, worker, violation.to_string()),
-                None if received && !*receiving => state.handle(now, Input::HungUp { worker }),
+                None if received && !*receiving => {
+                    *hung_up |= state.port(worker).is_some_and(|port| !port.doomed);
+                    state.handle(now, Input::HungUp { worker });
+                }
                 None => {}
             }
             let Some(port) = state.port_mut(worker) else { return false };
@@ -204,6 +210,7 @@ impl Session {
             pid: Some(self.process.pid()),
             stderr: self.process.stderr_tail(),
             stray: self.link.stray(),
+            hung_up: self.hung_up,
             ..Death::default()
         };
         self.shared.with(|state, now| state.lost(now, self.worker, begun, Some(death)));

@@ -212,7 +212,7 @@ impl State {
             death.fault = death.fault.or_else(|| port.fault.clone());
             death.ours = port.doomed;
             if !port.opened {
-                let overdue = port.doomed && death.fault.is_none();
+                let overdue = port.doomed && !death.hung_up && death.fault.is_none();
                 death.overdue = overdue.then(|| Overdue::new(port.greeted, self.limits));
                 self.start_error = Some(report::not_started(worker, &death));
             }

@@ -17,7 +17,7 @@ use crate::event::Stats;
 use crate::id::{TaskId, WorkerId};
 use crate::launch::process::Control;
 use crate::launch::service::Alarm;
-use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler};
+use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler, Spec};
 use crate::task::{Task, describe};
 use crate::wire::codec::Codec;
 use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Verdict};
@@ -129,7 +129,7 @@ impl State {
     pub(super) fn submit<T: Task>(&mut self, now: Instant, input: Bytes) -> Result<TaskId, Error> {
         let kind = self.kind::<T>()?;
         let task = self.calls.insert(kind, input)?;
-        self.handle(now, Input::Submit { task, kind });
+        self.handle(now, Input::Submit { task, spec: Spec { kind, ..Spec::default() } });
         Ok(task)
     }
 
@@ -306,7 +306,7 @@ impl State {
     fn perform(&mut self, action: Action, hand: &mut Hand<'_>) {
         match action {
             Action::Launch { worker } => self.launch(worker),
-            Action::Run { worker, task, attempt } => self.send_run(worker, task, attempt),
+            Action::Run { worker, task, attempt, left } => self.send_run(worker, task, attempt, left),
             Action::Cancel { worker, task, grace } => {
                 let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
                 self.send(worker, &ToWorker::Cancel { task, grace_ms });
@@ -364,9 +364,10 @@ impl State {
         self.launches.push(worker);
     }
 
-    fn send_run(&mut self, worker: WorkerId, task: TaskId, attempt: u32) {
+    fn send_run(&mut self, worker: WorkerId, task: TaskId, attempt: u32, left: Option<Duration>) {
         let Some((index, input)) = self.calls.input(task) else { return };
-        let run = Run { task, attempt, index, remaining_us: None, trace: None };
+        let remaining_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
+        let run = Run { task, attempt, index, remaining_us, trace: None };
         self.send_with(worker, &ToWorker::Run(run), &input);
     }
 

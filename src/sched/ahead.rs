@@ -97,10 +97,33 @@ impl Scheduler {
         }
     }
 
+    /// Has what was sent ahead given back by those that will not come to it soon, so that this priority goes before it.
+    pub(super) fn make_way(&mut self, priority: i8) {
+        // While somebody has room, nothing waits; and mostly all tasks are of one priority.
+        let lower = self.queue.lowest().is_some_and(|lowest| lowest < priority);
+        if !lower || self.roomy().is_some() {
+            return;
+        }
+        let now = self.clock.now();
+        let soon = |worker: &Worker| worker.worth < RECALLED && now.saturating_sub(worker.heard) < STUCK;
+        let rich = self.ready.last().into_iter().flat_map(|list| list.iter(&self.seats));
+        let slow = rich.filter(|&seat| self.worker(seat).is_some_and(|worker| !soon(worker)));
+        for seat in slow.collect::<Vec<_>>() {
+            self.recall_below(seat, 1, Some(priority));
+        }
+    }
+
     /// Asks a worker to give back the last of what it was sent ahead: all of it, half, a third …
     pub(super) fn recall(&mut self, seat: u32, part: usize) {
+        self.recall_below(seat, part, None);
+    }
+
+    /// The same, of priorities lower than that.
+    fn recall_below(&mut self, seat: u32, part: usize, priority: Option<i8>) {
         let Some(worker) = self.worker(seat).filter(|worker| worker.phase == Phase::Open) else { return };
-        let can: Vec<u32> = self.recallable(worker).collect();
+        let below = |task: &Task| priority.is_none_or(|priority| task.priority < priority);
+        let can: Vec<u32> =
+            self.recallable(worker).filter(|&index| self.tasks.at(index).is_some_and(below)).collect();
         let mut tasks = Vec::new();
         for &index in &can[can.len() - can.len().div_ceil(part)..] {
             let Some(task) = self.tasks.at_mut(index) else { continue };
@@ -145,11 +168,11 @@ impl Scheduler {
             match sent.and_then(|sent| sent.stop) {
                 Some(stop) => self.fail(index, stop.kind, Some(id), ran),
                 None if self.mode >= Mode::Closing => self.fail(index, ErrorKind::Closed, Some(id), ran),
-                None if planted!(self, ReturnLast) => self.queue.push_back(&mut self.tasks, index),
+                None if planted!(self, ReturnLast) => self.queue.push(&mut self.tasks, index),
                 None => back.push(index),
             }
         }
-        self.tasks.requeue(&mut self.queue, back);
+        self.queue.put_back(&mut self.tasks, back);
         self.keep(seat);
         self.settle(seat);
     }

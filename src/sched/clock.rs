@@ -6,6 +6,9 @@
 //! is due that was not due at the time for which the call was asked: the clock is set back, no table is touched. While an
 //! alarm is pending the clock asks to be called every [`BEAT`], which is what a stop can cost at most. However often calls
 //! are late, a beat counts for each: time goes slower on a machine that is overrun, and never stands still.
+//!
+//! Deadlines of tasks are another matter: they lie on the wall's clock, stops included, since whoever set one did not
+//! mean "unless we are suspended".
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -35,7 +38,7 @@ pub(super) enum Alarm {
     Watch(u32),
     /// Time to see whether something has to be recalled.
     Rebalance,
-    /// The next rung of the task's ladder.
+    /// The end of the task's timeout, then the next rung of its ladder.
     Task(u32),
 }
 
@@ -46,13 +49,21 @@ pub(super) struct Clock {
     /// How long this process did not run, all in all.
     stopped: Duration,
     now: Time,
+    /// The time since the first call, stops included.
+    wall: Time,
     beat: Option<Time>,
     alarms: BTreeSet<(Time, Alarm)>,
+    /// On the wall's clock, by task.
+    deadlines: BTreeSet<(Time, u32)>,
 }
 
 impl Clock {
     pub(super) fn now(&self) -> Time {
         self.now
+    }
+
+    pub(super) fn wall(&self) -> Time {
+        self.wall
     }
 
     /// Does not count the time during which this process did not run, if it did not.
@@ -68,8 +79,9 @@ impl Clock {
     /// Takes in the caller's time. A time before the last one counts as the last one: callers on several threads may
     /// read the clock before they take their turn.
     pub(super) fn advance(&mut self, now: Instant) {
-        self.epoch.get_or_insert(now);
+        let epoch = *self.epoch.get_or_insert(now);
         self.now = self.now.max(self.at(now));
+        self.wall = self.wall.max(now.saturating_duration_since(epoch));
     }
 
     /// The caller's time as supervised time.
@@ -101,6 +113,22 @@ impl Clock {
         self.alarms.pop_first().map(|(_, alarm)| alarm)
     }
 
+    /// Sets a task's deadline, which is its owner's to remember.
+    pub(super) fn expect(&mut self, at: Time, task: u32) {
+        self.deadlines.insert((at, task));
+    }
+
+    pub(super) fn forget(&mut self, at: Time, task: u32) {
+        self.deadlines.remove(&(at, task));
+    }
+
+    /// Takes out a task whose deadline has passed.
+    pub(super) fn expire(&mut self) -> Option<u32> {
+        let &(at, task) = self.deadlines.first().filter(|&&(at, _)| at <= self.wall)?;
+        self.deadlines.remove(&(at, task));
+        Some(task)
+    }
+
     /// Forgets every alarm.
     pub(super) fn clear(&mut self) {
         self.alarms.clear();
@@ -117,7 +145,9 @@ impl Clock {
 
     /// When the next call has to come at the latest.
     pub(super) fn timeout(&self) -> Option<Instant> {
-        self.epoch?.checked_add(self.due()?.checked_add(self.stopped)?)
+        let due = self.due().and_then(|due| due.checked_add(self.stopped));
+        let deadline = self.deadlines.first().map(|&(at, _)| at);
+        self.epoch?.checked_add(due.into_iter().chain(deadline).min()?)
     }
 
     fn due(&self) -> Option<Time> {
@@ -128,6 +158,16 @@ impl Clock {
     #[cfg(test)]
     pub(super) fn is_set(&self, alarm: Alarm, due: Option<Time>) -> bool {
         due.is_some_and(|at| self.alarms.contains(&(at, alarm)))
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_expected(&self, at: Time, task: u32) -> bool {
+        self.deadlines.contains(&(at, task))
+    }
+
+    #[cfg(test)]
+    pub(super) fn expected(&self) -> usize {
+        self.deadlines.len()
     }
 
     #[cfg(test)]
@@ -205,6 +245,19 @@ mod tests {
         call(&mut clock, start + BEAT + LATE);
         assert_eq!(clock.now(), BEAT + LATE);
         assert_eq!(clock.fire(), Some(Alarm::Limit));
+    }
+
+    #[test]
+    fn deadlines_do_not_wait_for_a_process_that_stood_still() {
+        let start = Instant::now();
+        let (mut clock, mut due) = (Clock::default(), None);
+        call(&mut clock, start);
+        clock.arm(Alarm::Limit, &mut due, 10 * SECOND);
+        clock.expect(20 * SECOND, 7);
+        clock.expect(Duration::MAX, 8);
+        clock.rest();
+        call(&mut clock, start + 30 * SECOND);
+        assert_eq!((clock.fire(), clock.expire(), clock.expire()), (None, Some(7), None));
     }
 
     #[test]

@@ -6,9 +6,9 @@
 //! ```text
 //!  task    Queued ── send ──▶ Sent ──▶ (Begun) ──▶ resolved, exactly once
 //!            │ ▲                │         │
-//!     cancel │ └──── lost ──────┤         ├─ lost ─────────▶ Crashed, or what the worker was killed for
-//!            ▼             stop ▼         ▼ stop
-//!         resolved            Stopping ── done ──▶ Cancelled, or the answer if that was faster
+//!   cancel,  │ └──── lost ──────┤         ├─ lost ─────────▶ Crashed, or what the worker was killed for
+//!   deadline ▼             stop ▼         ▼ stop: cancel, timeout, deadline
+//!         resolved            Stopping ── done ──▶ Cancelled, TimedOut, or the answer if that was faster
 //!                               └── climb: Cancel, grace, SIGTERM to the group, grace, SIGKILL ──▶ its lost path
 //!
 //!  worker  Starting ─ greeted ─▶ Ready ─ opened ─▶ Open ─ dismiss ─▶ Leaving ─ parted ─▶ Parted ─ lost ─▶ gone
@@ -23,7 +23,9 @@
 //! |---|---|
 //! | `scheduler` | inputs in, actions out; queue to worker and back |
 //! | `queue` | the table of tasks and the lists through it |
+//! | `lanes` | what waits, and which of it is next: priorities, callers in turn |
 //! | `worker` | what is known of a worker and its seat; back-off and bucket |
+//! | `limits` | timeouts and deadlines |
 //! | `supervise` | the ladder, pings, limits, killing |
 //! | `staff` | launching, opening, losing, replacing workers |
 //! | `close` | shutdown, drain, abort |
@@ -36,11 +38,12 @@
 //!
 //! 1. Every submitted task is resolved exactly once, in bounded time after the cause; a late one is refused even after
 //!    `Closed`.
-//! 2. A task that had not begun when its worker was lost goes back to its place in the queue. One that may have begun is
+//! 2. A task that had not begun when its worker was lost goes back to its place in its caller's queue. One that may have begun is
 //!    never sent again, and `may_have_run: false` is a promise.
 //! 3. A worker holds at most `slots` tasks; the emptiest open worker is served first; no task waits beside room.
 //! 4. Nothing is sent to a worker that has not opened, was told to go, got SIGTERM or SIGKILL, said `Bye` or hung up.
-//! 5. Tasks are sent in the order of submission; the queue is always in that order.
+//! 5. Of what waits the highest priority is sent first; within it callers take turns, and a caller's tasks are sent in
+//!    the order of submission. No task is sent after its deadline.
 //! 6. A loss or a violation touches only that worker's tasks, and only a worker with a reason is killed. Time in which
 //!    this process did not run is no reason.
 //! 7. After `Shutdown`, `Drain` or `Abort` it always gets to "no tasks, no workers" and says `Closed` once. After the
@@ -59,6 +62,8 @@ mod ahead;
 mod clock;
 mod close;
 mod forecast;
+mod lanes;
+mod limits;
 mod queue;
 mod scheduler;
 #[cfg(test)]
@@ -108,16 +113,30 @@ impl Default for Config {
     }
 }
 
+/// What a caller wants of a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Spec {
+    /// Tasks of one kind are expected to take about the same time.
+    pub(crate) kind: u32,
+    /// Whose task it is: callers of one priority take turns.
+    pub(crate) lane: u32,
+    /// Higher goes first.
+    pub(crate) priority: i8,
+    /// How long one attempt may take, from when it comes to be one of those that its worker runs.
+    pub(crate) timeout: Option<Duration>,
+    /// After how long it is too late for it, waiting included. Time in which this process did not run counts.
+    pub(crate) deadline: Option<Duration>,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Input {
     /// Keep the configured number of workers from now on. First, once.
     Start,
-    /// A caller wants this task run. The driver chose the id: its index is free in the driver's table. Tasks of one kind
-    /// are expected to take about the same time. Resolved at once
-    /// when the pool is closing (`Closed`), or when starting workers has been given up and no probe is under way
-    /// (`Launch`).
-    Submit { task: TaskId, kind: u32 },
+    /// A caller wants this task run. The driver chose the id: its index is free in the driver's table. Resolved at once
+    /// when the pool is closing (`Closed`), when it is too late already (`TimedOut`), or when starting workers has been
+    /// given up and no probe is under way (`Launch`).
+    Submit { task: TaskId, spec: Spec },
     /// A caller no longer wants this task. Stale ids are ignored.
     Cancel { task: TaskId },
     /// The worker greeted.
@@ -165,8 +184,9 @@ pub(crate) enum Answer {
 pub(crate) enum Action {
     /// Bring this new worker to life and say `Hello`.
     Launch { worker: WorkerId },
-    /// Send the task. Runs of one worker are sent in the order of their actions: both sides count them.
-    Run { worker: WorkerId, task: TaskId, attempt: u32 },
+    /// Send the task, and how long it has left until its deadline. Runs of one worker are sent in the order of their
+    /// actions: both sides count them.
+    Run { worker: WorkerId, task: TaskId, attempt: u32, left: Option<Duration> },
     /// Send `Cancel`. Never to a worker that can't read it any more; that one goes up the ladder in silence.
     Cancel { worker: WorkerId, task: TaskId, grace: Duration },
     /// Send `Recall`. A `Recalled` answers it, with those of the tasks that have not begun.

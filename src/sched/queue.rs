@@ -1,4 +1,4 @@
-//! The table of tasks, and the lists that are threaded through a table: the queue, what each worker holds, the workers
+//! The table of tasks, and the lists that are threaded through a table: what waits, what each worker holds, the workers
 //! with room. It keeps order; who goes where is decided elsewhere.
 //!
 //! A list is a head and a tail; the links lie in the entries, so that taking one out of the middle costs the same as
@@ -6,6 +6,7 @@
 
 use crate::error::ErrorKind;
 use crate::id::TaskId;
+use crate::sched::Spec;
 use crate::sched::clock::Time;
 
 const NONE: u32 = u32::MAX;
@@ -120,6 +121,11 @@ pub(super) struct Task {
     /// Its place in the order of submission.
     pub(super) order: u64,
     pub(super) kind: u32,
+    pub(super) lane: u32,
+    pub(super) priority: i8,
+    pub(super) timeout: Option<Time>,
+    /// When it is too late for it, on the wall's clock.
+    pub(super) deadline: Option<Time>,
     /// How often it was sent.
     pub(super) attempts: u32,
     /// Whether an earlier attempt may have begun.
@@ -139,6 +145,10 @@ pub(super) struct Sent {
     pub(super) worth: Time,
     /// Whether the worker was asked to give it back, and has not answered yet.
     pub(super) recalled: bool,
+    /// Whether it has come to be one of those that its worker runs.
+    pub(super) begun: bool,
+    /// When its timeout is over; once it is to stop, when the next rung is due. Nothing when its worker is doomed anyway.
+    pub(super) due: Option<Time>,
     pub(super) stop: Option<Stop>,
 }
 
@@ -148,8 +158,6 @@ pub(super) struct Stop {
     /// What it resolves to if it does stop.
     pub(super) kind: ErrorKind,
     pub(super) rung: Rung,
-    /// When the next rung is due; nothing when its worker is doomed anyway.
-    pub(super) due: Option<Time>,
 }
 
 /// How far up the ladder a task is.
@@ -162,8 +170,9 @@ pub(super) enum Rung {
 }
 
 impl Task {
-    pub(super) fn new(id: TaskId, order: u64, kind: u32) -> Self {
-        Self { id, order, kind, attempts: 0, ran: false, sent: None }
+    pub(super) fn new(id: TaskId, order: u64, spec: Spec) -> Self {
+        let Spec { kind, lane, priority, timeout, deadline: _ } = spec;
+        Self { id, order, kind, lane, priority, timeout, deadline: None, attempts: 0, ran: false, sent: None }
     }
 
     pub(super) fn is_on(&self, seat: u32) -> bool {
@@ -216,24 +225,13 @@ impl Tasks {
         self.entries.get_mut(index as usize)?.task.take()
     }
 
-    fn order(&self, index: u32) -> u64 {
+    pub(super) fn order(&self, index: u32) -> u64 {
         self.at(index).map_or(u64::MAX, |task| task.order)
     }
 
-    /// Puts tasks that were sent back where they were in a queue that is in the order of submission.
-    ///
-    /// Nothing that was never sent is older than they are, so the walk ends at the first such task.
-    pub(super) fn requeue(&mut self, queue: &mut List, mut back: Vec<u32>) {
-        back.sort_unstable_by_key(|&index| self.order(index));
-        let mut before = queue.first();
-        for index in back {
-            while let Some(other) = before
-                && self.order(other) < self.order(index)
-            {
-                before = List::after(self, other);
-            }
-            queue.insert(self, index, before);
-        }
+    #[cfg(test)]
+    pub(super) fn all(&self) -> impl Iterator<Item = &Task> {
+        self.entries.iter().filter_map(|entry| entry.task.as_ref())
     }
 
     #[cfg(test)]
@@ -259,7 +257,7 @@ mod tests {
     fn table(orders: &[u64]) -> Tasks {
         let mut tasks = Tasks::default();
         for (index, &order) in (0..).zip(orders) {
-            assert!(tasks.insert(Task::new(TaskId::new(index, index), order, 0)));
+            assert!(tasks.insert(Task::new(TaskId::new(index, index), order, Spec::default())));
         }
         tasks
     }
@@ -281,16 +279,6 @@ mod tests {
             assert_eq!(list.len() as usize, rest.len());
         }
         assert!(list.is_empty());
-    }
-
-    #[test]
-    fn what_comes_back_goes_to_its_place() {
-        let mut tasks = table(&[5, 3, 4, 9, 1, 10]);
-        let mut queue = List::default();
-        tasks.requeue(&mut queue, vec![0, 2]);
-        queue.push_back(&mut tasks, 3);
-        tasks.requeue(&mut queue, vec![5, 1, 4]);
-        assert_eq!(indices(queue, &tasks), [4, 1, 2, 0, 3, 5]);
     }
 
     #[test]

@@ -10,11 +10,12 @@ use crate::id::{TaskId, WorkerId};
 use crate::sched::ahead::WORTH;
 use crate::sched::clock::{Alarm, Clock, Time};
 use crate::sched::forecast::Forecast;
+use crate::sched::lanes::Queue;
 use crate::sched::queue::{List, Sent, Task, Tasks};
 use crate::sched::staff::Staff;
 use crate::sched::supervise::WATCH;
 use crate::sched::worker::{Cause, Phase, Seat, Worker};
-use crate::sched::{Action, Answer, Config, Input, Outcome};
+use crate::sched::{Action, Answer, Config, Input, Outcome, Spec};
 
 /// Who runs what, when, and what a loss means. See the room's door for the rules that it keeps.
 #[derive(Debug)]
@@ -23,8 +24,8 @@ pub(crate) struct Scheduler {
     pub(super) mode: Mode,
     pub(super) clock: Clock,
     pub(super) tasks: Tasks,
-    /// The tasks that wait, in the order of submission.
-    pub(super) queue: List,
+    /// The tasks that wait.
+    pub(super) queue: Queue,
     pub(super) seats: Vec<Seat>,
     /// The seats whose worker can be given tasks, or asked for some back, by how much it has to do.
     pub(super) ready: Vec<List>,
@@ -34,6 +35,8 @@ pub(crate) struct Scheduler {
     pub(super) staff: Staff,
     /// When `Shutdown`'s limit is over.
     pub(super) limit: Option<Time>,
+    /// Whether any task ever had a timeout: most pools know none, and need not look.
+    pub(super) timed: bool,
     submitted: u64,
     finished: u64,
     actions: VecDeque<Action>,
@@ -60,13 +63,14 @@ impl Scheduler {
             mode: Mode::Running,
             clock: Clock::default(),
             tasks: Tasks::default(),
-            queue: List::default(),
+            queue: Queue::default(),
             seats: (0..config.workers).map(|_| Seat::default()).collect(),
             ready: Self::levels(config.slots),
             forecast: Forecast::default(),
             rebalance: None,
             staff: Staff::new(config.workers),
             limit: None,
+            timed: false,
             submitted: 0,
             finished: 0,
             actions: VecDeque::new(),
@@ -84,7 +88,7 @@ impl Scheduler {
         self.clock.advance(now);
         match input {
             Input::Start => self.start(),
-            Input::Submit { task, kind } => self.submit(task, kind),
+            Input::Submit { task, spec } => self.submit(task, spec),
             Input::Cancel { task } => self.cancel(task),
             Input::Shutdown { limit } => self.shutdown(limit),
             Input::Drain => self.drain(),
@@ -103,6 +107,9 @@ impl Scheduler {
                     self.handle_worker(seat, input);
                 }
             }
+        }
+        while let Some(index) = self.clock.expire() {
+            self.expire(index);
         }
         while let Some(alarm) = self.clock.fire() {
             self.ring(alarm);
@@ -172,30 +179,32 @@ impl Scheduler {
         }
     }
 
-    fn submit(&mut self, id: TaskId, kind: u32) {
+    fn submit(&mut self, id: TaskId, spec: Spec) {
         self.submitted += 1;
-        let fresh = self.tasks.insert(Task::new(id, self.submitted, kind));
+        let fresh = self.tasks.insert(Task::new(id, self.submitted, spec));
         debug_assert!(fresh, "{id:?} was submitted to a place that is taken");
         if !fresh {
             return;
         }
         if self.mode > Mode::Running {
             self.fail(id.index, ErrorKind::Closed, None, false);
+        } else if spec.deadline.is_some_and(|left| left.is_zero()) {
+            self.fail(id.index, ErrorKind::TimedOut, None, false);
         } else if let Some(worker) = self.staff.gave_up {
             self.fail(id.index, ErrorKind::Launch, Some(worker), false);
         } else {
-            self.queue.push_back(&mut self.tasks, id.index);
+            self.limit(id.index, &spec);
+            let first = self.queue.priority().is_none_or(|priority| priority < spec.priority);
+            self.queue.push(&mut self.tasks, id.index);
+            if first {
+                self.make_way(spec.priority);
+            }
         }
     }
 
     fn cancel(&mut self, id: TaskId) {
-        match self.tasks.get(id) {
-            Some(Task { sent: Some(_), .. }) => self.stop(id.index, ErrorKind::Cancelled),
-            Some(&Task { sent: None, ran, .. }) => {
-                self.queue.unlink(&mut self.tasks, id.index);
-                self.fail(id.index, ErrorKind::Cancelled, None, ran);
-            }
-            None => {}
+        if self.tasks.get(id).is_some() {
+            self.give_up(id.index, ErrorKind::Cancelled);
         }
     }
 
@@ -227,17 +236,17 @@ impl Scheduler {
         self.settle(seat);
     }
 
-    /// Gives the oldest tasks to the emptiest workers.
+    /// Gives the tasks that are next to the emptiest workers.
     fn dispatch(&mut self) {
-        while let Some(index) = self.queue.first() {
+        while !self.queue.is_empty() {
             let Some(seat) = self.roomy() else { return };
-            self.queue.unlink(&mut self.tasks, index);
+            let Some(index) = self.queue.pop(&mut self.tasks, planted!(self, StarveLane)) else { return };
             self.send(index, seat);
         }
     }
 
     fn send(&mut self, index: u32, seat: u32) {
-        let now = self.clock.now();
+        let (now, wall) = (self.clock.now(), self.clock.wall());
         let place = &mut self.seats[seat as usize];
         let (Some(worker), Some(task)) = (&mut place.worker, self.tasks.at_mut(index)) else { return };
         // One of which nothing is known fills the room that there is.
@@ -248,12 +257,24 @@ impl Scheduler {
         }
         worker.sent += 1;
         task.attempts += 1;
-        task.sent =
-            Some(Sent { seat, sequence: worker.sent, since: now, worth, recalled: false, stop: None });
-        let run = Action::Run { worker: worker.id, task: task.id, attempt: task.attempts };
+        task.sent = Some(Sent {
+            seat,
+            sequence: worker.sent,
+            since: now,
+            worth,
+            recalled: false,
+            begun: false,
+            due: None,
+            stop: None,
+        });
+        let left = task.deadline.map(|at| at.saturating_sub(wall));
+        let run = Action::Run { worker: worker.id, task: task.id, attempt: task.attempts, left };
         worker.tasks.push_back(&mut self.tasks, index);
-        if place.watch.is_none() {
-            self.clock.arm(Alarm::Watch(seat), &mut place.watch, WATCH);
+        if worker.tasks.len() <= self.config.slots || planted!(self, TimeAhead) {
+            self.begin(index);
+        }
+        if self.seats[seat as usize].watch.is_none() {
+            self.clock.arm(Alarm::Watch(seat), &mut self.seats[seat as usize].watch, WATCH);
         }
         self.list(seat);
         self.act(run);
@@ -275,6 +296,7 @@ impl Scheduler {
 
     /// After a task has left a worker: the worker has room, or nothing to stay for.
     pub(super) fn settle(&mut self, seat: u32) {
+        self.begin_next(seat);
         self.list(seat);
         if self.worker(seat).is_some_and(|it| it.terminated && it.phase == Phase::Open && it.tasks.is_empty())
         {
@@ -321,6 +343,9 @@ impl Scheduler {
     /// Resolves a task that is in no list.
     pub(super) fn resolve(&mut self, index: u32, outcome: Outcome) {
         if let Some(task) = self.tasks.remove(index) {
+            if let Some(at) = task.deadline {
+                self.clock.forget(at, index);
+            }
             self.act(Action::Resolve { task: task.id, outcome });
         }
     }
@@ -333,7 +358,7 @@ impl Scheduler {
 
     /// Fails everything that waits.
     pub(super) fn fail_queue(&mut self, kind: ErrorKind, worker: Option<WorkerId>) {
-        while let Some(index) = self.queue.pop_front(&mut self.tasks) {
+        while let Some(index) = self.queue.pop(&mut self.tasks, false) {
             let ran = self.tasks.at(index).is_some_and(|task| task.ran);
             self.fail(index, kind, worker, ran);
         }

@@ -115,13 +115,13 @@ impl Scheduler {
             } else if self.mode >= Mode::Closing {
                 self.fail(index, ErrorKind::Closed, Some(worker.id), ran);
             } else if planted!(self, RequeueLast) {
-                self.queue.push_back(&mut self.tasks, index);
+                self.queue.push(&mut self.tasks, index);
             } else if !planted!(self, ForgetLost) {
                 back.push(index);
             }
         }
         let requeued = !back.is_empty();
-        self.tasks.requeue(&mut self.queue, back);
+        self.queue.put_back(&mut self.tasks, back);
         self.replace(seat, &worker, true);
         if requeued && self.mode == Mode::Draining {
             self.call_back();

@@ -52,7 +52,7 @@ impl Scheduler {
                 self.seats[seat as usize].watch = None;
                 self.watch(seat);
             }
-            Alarm::Task(index) => self.climb(index),
+            Alarm::Task(index) => self.task_due(index),
         }
     }
 
@@ -63,14 +63,14 @@ impl Scheduler {
         if sent.stop.is_some() {
             return;
         }
-        let stop = sent.stop.insert(Stop { kind, rung: Rung::Asked, due: None });
+        sent.stop = Some(Stop { kind, rung: Rung::Asked });
         let seat = sent.seat;
-        let Some(worker) = &self.seats[seat as usize].worker else { return };
-        if worker.is_doomed() {
-            return;
-        }
+        let Some(worker) = self.seats[seat as usize].worker.as_ref().filter(|worker| !worker.is_doomed())
+        else {
+            return self.clock.disarm(Alarm::Task(index), &mut sent.due);
+        };
         let (worker, reachable) = (worker.id, worker.phase == Phase::Open);
-        self.clock.arm(Alarm::Task(index), &mut stop.due, self.config.cancel_grace);
+        self.clock.arm(Alarm::Task(index), &mut sent.due, self.config.cancel_grace);
         if reachable {
             let grace = self.config.cancel_grace;
             self.act(Action::Cancel { worker, task: id, grace });
@@ -90,13 +90,22 @@ impl Scheduler {
         }
     }
 
+    /// A task's timeout is over, or the next rung of its ladder is due.
+    fn task_due(&mut self, index: u32) {
+        let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { return };
+        sent.due = None;
+        match sent.stop {
+            None => self.stop(index, ErrorKind::TimedOut),
+            Some(_) => self.climb(index),
+        }
+    }
+
     /// The next rung.
     fn climb(&mut self, index: u32) {
         let Config { term_grace, .. } = self.config;
         let forgetful = planted!(self, ForgetRung);
         let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { return };
         let (seat, Some(stop)) = (sent.seat, &mut sent.stop) else { return };
-        stop.due = None;
         let Some(worker) = &mut self.seats[seat as usize].worker else { return };
         if worker.is_doomed() {
             return;
@@ -105,7 +114,7 @@ impl Scheduler {
             Rung::Asked => {
                 stop.rung = Rung::Terminated;
                 if !forgetful {
-                    self.clock.arm(Alarm::Task(index), &mut stop.due, term_grace);
+                    self.clock.arm(Alarm::Task(index), &mut sent.due, term_grace);
                 }
                 if !std::mem::replace(&mut worker.terminated, true) {
                     let worker = worker.id;
@@ -117,10 +126,10 @@ impl Scheduler {
         }
     }
 
+    /// Takes a task off its ladder, and its timeout off the clock.
     pub(super) fn forget_ladder(&mut self, index: u32) {
-        let stop = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()?.stop.as_mut());
-        if let Some(stop) = stop {
-            self.clock.disarm(Alarm::Task(index), &mut stop.due);
+        if let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) {
+            self.clock.disarm(Alarm::Task(index), &mut sent.due);
         }
     }
 

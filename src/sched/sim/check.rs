@@ -2,7 +2,7 @@
 
 use super::{Checked, ensure};
 use crate::sched::clock::{Alarm, Time};
-use crate::sched::queue::Sent;
+use crate::sched::queue::{Sent, Task};
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Phase, Worker};
 
@@ -26,11 +26,12 @@ impl Scheduler {
             ensure!(expect(Alarm::Watch(index), seat.watch), "watch {index}");
             for task in seat.worker.iter().flat_map(|worker| worker.tasks.iter(&self.tasks)) {
                 let sent = self.tasks.at(task).and_then(|task| task.sent.as_ref());
-                let due = sent.and_then(|sent| sent.stop.as_ref()?.due);
-                ensure!(expect(Alarm::Task(task), due), "ladder of {task}");
+                let due = sent.and_then(|sent| sent.due);
+                ensure!(expect(Alarm::Task(task), due), "timeout or ladder of {task}");
             }
         }
         ensure!(alarms == self.clock.pending(), "{} alarms, {alarms} owners", self.clock.pending());
+        self.check_deadlines()?;
         self.check_queue()?;
         for index in 0..self.seats.len() {
             self.check_seat(index as u32)?;
@@ -38,11 +39,34 @@ impl Scheduler {
         self.check_hope()
     }
 
+    fn check_deadlines(&self) -> Checked {
+        let stopping = |task: &Task| task.sent.as_ref().is_some_and(|sent| sent.stop.is_some());
+        let mut expected = 0;
+        for task in self.tasks.all() {
+            let Some(at) = task.deadline else { continue };
+            let set = self.clock.is_expected(at, task.id.index);
+            expected += usize::from(set);
+            ensure!(set || stopping(task), "{:?} has lost its deadline", task.id);
+        }
+        ensure!(expected == self.clock.expected(), "{} deadlines, {expected} owners", self.clock.expected());
+        Ok(())
+    }
+
     fn check_queue(&self) -> Checked {
-        let queued: Vec<_> = self.queue.iter(&self.tasks).filter_map(|index| self.tasks.at(index)).collect();
+        let mut queued = Vec::new();
+        let mut lanes = 0;
+        for (priority, lane, indices) in self.queue.lanes(&self.tasks) {
+            let tasks: Vec<_> = indices.iter().filter_map(|&index| self.tasks.at(index)).collect();
+            ensure!(!tasks.is_empty(), "an empty lane takes its turn");
+            ensure!(tasks.is_sorted_by_key(|task| task.order), "a lane is out of order");
+            let own = |task: &&Task| (task.priority, task.lane) == (priority, lane);
+            ensure!(tasks.iter().all(own), "a task waits in a lane that is not its own");
+            lanes += 1;
+            queued.extend(tasks);
+        }
+        ensure!(self.queue.width() <= lanes + self.queue.height(), "empty lanes are kept");
         ensure!(queued.len() == self.queue.len() as usize, "the queue's length");
         ensure!(queued.iter().all(|task| task.sent.is_none()), "a task is queued and sent");
-        ensure!(queued.is_sorted_by_key(|task| task.order), "the queue is out of order");
         let held: u32 = self.workers().map(|worker| worker.tasks.len()).sum();
         ensure!(queued.len() + held as usize == self.tasks.count(), "a task is in no list");
         ensure!(queued.is_empty() || self.mode < Mode::Closing, "closing, yet tasks wait");
@@ -70,7 +94,7 @@ impl Scheduler {
         let mut last = 0;
         for task in worker.tasks.iter(&self.tasks) {
             let sent = self.tasks.at(task).and_then(|task| task.sent.as_ref());
-            let Some(Sent { seat, sequence, stop, .. }) = sent else {
+            let Some(Sent { seat, sequence, stop, due, .. }) = sent else {
                 return Err(format!("{:?} holds {task}, which was not sent", worker.id));
             };
             ensure!(
@@ -78,7 +102,7 @@ impl Scheduler {
                 "task {task} on {:?}",
                 worker.id
             );
-            let climbs = stop.as_ref().is_none_or(|stop| stop.due.is_some());
+            let climbs = stop.is_none() || due.is_some();
             ensure!(climbs || worker.is_doomed(), "task {task} has fallen off its ladder");
             last = *sequence;
         }

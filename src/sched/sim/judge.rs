@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_millis(3500);
 
 /// The same for one tick.
-const TICK: Duration = Duration::from_millis(500);
+pub(super) const TICK: Duration = Duration::from_millis(500);
 
 impl Model {
     /// Judges what the scheduler wants done.
@@ -23,7 +23,10 @@ impl Model {
         match *action {
             Action::Recall { worker, ref tasks } => self.recall(worker, tasks),
             Action::Launch { worker } => self.launch(worker),
-            Action::Run { worker, task, attempt } => self.run(worker, task, attempt),
+            Action::Run { worker, task, attempt, left } => {
+                self.run(worker, task, attempt)?;
+                self.is_in_time(task, left)
+            }
             Action::Cancel { worker, task, grace } => self.cancel(worker, task, grace),
             Action::Resolve { task, outcome } => self.resolve(task, outcome),
             Action::Started { ok } => {
@@ -93,7 +96,8 @@ impl Model {
     fn holds_stopping(&self, worker: WorkerId, grace: Duration) -> bool {
         self.tasks.values().any(|record| match &record.state {
             State::On(held) if held.worker == worker => {
-                held.stop.is_some_and(|(_, s)| self.now - s.at >= grace)
+                let over = held.over(self.now).is_some_and(|over| over >= grace);
+                over || held.stop.is_some_and(|(_, s)| self.now - s.at >= grace)
             }
             _ => false,
         })
@@ -145,7 +149,7 @@ impl Model {
     }
 
     fn run(&mut self, worker: WorkerId, task: TaskId, attempt: u32) -> Checked {
-        ensure!(self.waiting.first().map(|&(_, first)| first) == Some(task), "{task:?} runs out of turn");
+        self.is_next(task)?;
         let since = self.since();
         let slots = self.config.slots as usize;
         let least =
@@ -165,8 +169,16 @@ impl Model {
         }
         known.sent += 1;
         known.held.push(task);
-        let held = Held { worker, sequence: known.sent, stop: None, told: false, recalled: false };
         let record = self.tasks.get_mut(&task).ok_or("a resolved task runs")?;
+        let held = Held {
+            worker,
+            sequence: known.sent,
+            begun: (load < slots).then_some(since),
+            timeout: record.spec.timeout,
+            stop: None,
+            told: false,
+            recalled: false,
+        };
         ensure!(!record.begun, "{task:?} is begun again");
         record.attempts += 1;
         ensure!(record.attempts == attempt, "{task:?} is on attempt {}, not {attempt}", record.attempts);
@@ -190,8 +202,9 @@ impl Model {
     }
 
     fn recall(&mut self, worker: WorkerId, tasks: &[TaskId]) -> Checked {
+        let now = self.now;
         let shut = self.closing.as_ref().is_some_and(|closing| closing.shut);
-        let reason = shut || self.is_idle() || self.runs_stopping(worker);
+        let reason = shut || self.is_idle() || self.runs_stopping(worker) || self.goes_before(tasks);
         ensure!(reason, "{worker:?} is asked to give back, for nothing");
         let known = self.workers.get_mut(&worker).ok_or("a stranger is asked to give back")?;
         ensure!(known.is_reachable() && !tasks.is_empty(), "{worker:?} is asked to give back {tasks:?}");
@@ -202,7 +215,9 @@ impl Model {
             let Some(Record { state: State::On(held), .. }) = self.tasks.get_mut(task) else {
                 return Err(format!("{worker:?} is asked for {task:?}, which it does not hold"));
             };
-            ensure!(held.worker == worker && held.stop.is_none(), "{worker:?} is asked for {task:?}");
+            // What the input set off comes before what the time does.
+            let stops = held.stop.is_some_and(|(kind, since)| kind != ErrorKind::TimedOut || since.at < now);
+            ensure!(held.worker == worker && !stops, "{worker:?} is asked for {task:?}");
             ensure!(!std::mem::replace(&mut held.recalled, true), "{task:?} is asked for twice");
         }
         Ok(())
@@ -235,8 +250,11 @@ impl Model {
         ensure!(held.worker == worker && grace == self.config.cancel_grace, "{task:?} is cancelled oddly");
         ensure!(!std::mem::replace(&mut held.told, true), "{task:?} is cancelled twice");
         if held.stop.is_none() {
-            ensure!(over, "{task:?} is cancelled unasked");
-            held.stop = Some((ErrorKind::Closed, since));
+            let late = held.over(since.at).is_some();
+            ensure!(over || late, "{task:?} is cancelled unasked");
+            held.stop = Some((if over { ErrorKind::Closed } else { ErrorKind::TimedOut }, since));
+            // Of two reasons one cannot know which came first.
+            held.told = !(over && late);
         }
         Ok(())
     }
@@ -273,7 +291,8 @@ impl Model {
             State::Waiting => {
                 let hopeless = self.workers.values().all(|it| it.opened.is_some() && !it.takes_tasks());
                 let launch = kind == Some(ErrorKind::Launch) && self.failures >= 3 && hopeless;
-                ensure!(launch, "{task:?}, which waits, is resolved: {outcome:?}");
+                let late = kind == Some(ErrorKind::TimedOut) && record.doubtful;
+                ensure!(launch || late, "{task:?}, which waits, is resolved: {outcome:?}");
             }
             State::On(_) => return Err(format!("{task:?}, which runs, is resolved: {outcome:?}")),
         }
@@ -288,6 +307,9 @@ impl Model {
         if self.closing.as_ref().is_none_or(|closing| !closing.shut) {
             self.compare_loads()?;
         }
+        self.are_in_time()?;
+        self.end_turns();
+        self.tasks.values_mut().for_each(|record| record.doubtful = false);
         let ladder = self.config.cancel_grace + self.config.term_grace + SECOND + SLACK;
         for (task, record) in &self.tasks {
             match &record.state {

@@ -4,8 +4,9 @@
 //! ```text
 //!  plan  ── what a seed stands for           model ── what a bystander knows
 //!  rng   ── one seed, one sequence           judge ── what he demands of every action, and after every call
-//!  world ── time, users, the driver          check ── what the tables must agree on
-//!  fakes ── workers, good and bad
+//!  world ── time, users, the driver          order ── whose turn it is
+//!  fakes ── workers, good and bad            time  ── when a task's time is over
+//!                                            check ── what the tables must agree on
 //! ```
 //!
 //! A failure prints its seed. `PROCPOOL_SEED=… cargo test --lib sched::sim::every -- --nocapture` lives through that one
@@ -16,8 +17,10 @@ mod check;
 mod fakes;
 mod judge;
 mod model;
+mod order;
 mod plan;
 mod rng;
+mod time;
 mod world;
 
 use std::collections::BTreeMap;
@@ -67,9 +70,15 @@ pub(in crate::sched) enum Bug {
     RecallRunning,
     /// What waits behind a slow task stays there.
     NeverRecall,
+    /// A task that waits is forgotten by its deadline.
+    IgnoreDeadline,
+    /// A timeout counts from the sending, whether or not the task can have begun.
+    TimeAhead,
+    /// One caller's turn does not end.
+    StarveLane,
 }
 
-const BUGS: [(&str, Bug); 13] = [
+const BUGS: [(&str, Bug); 16] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -83,13 +92,16 @@ const BUGS: [(&str, Bug); 13] = [
     ("return-last", Bug::ReturnLast),
     ("recall-running", Bug::RecallRunning),
     ("never-recall", Bug::NeverRecall),
+    ("ignore-deadline", Bug::IgnoreDeadline),
+    ("time-ahead", Bug::TimeAhead),
+    ("starve-lane", Bug::StarveLane),
 ];
 
 /// How many fixed seeds, and how many that change with every commit.
 const SEEDS: u64 = 500;
 
 /// What the seeds together have to get to, at least 20 times each.
-const REACHED: [&str; 21] = [
+const REACHED: [&str; 23] = [
     "Abandon",
     "Cancel",
     "Closed",
@@ -102,6 +114,8 @@ const REACHED: [&str; 21] = [
     "Failed Crashed, perhaps run",
     "Failed Launch",
     "Failed Protocol, perhaps run",
+    "Failed TimedOut",
+    "Failed TimedOut, perhaps run",
     "Failed Unresponsive, perhaps run",
     "Kill",
     "Launch",

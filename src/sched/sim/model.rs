@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::order::Turns;
 use crate::error::ErrorKind;
 use crate::id::{TaskId, WorkerId};
-use crate::sched::{Answer, Config, Input};
+use crate::sched::{Answer, Config, Input, Spec};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -18,6 +19,7 @@ pub(super) struct Model {
     pub(super) tasks: BTreeMap<TaskId, Record>,
     /// By order of submission.
     pub(super) waiting: BTreeSet<(u64, TaskId)>,
+    pub(super) turns: Turns,
     pub(super) workers: BTreeMap<WorkerId, Known>,
     pub(super) seats: BTreeMap<u32, Past>,
     pub(super) submitted: u64,
@@ -33,9 +35,14 @@ pub(super) struct Model {
 
 pub(super) struct Record {
     pub(super) order: u64,
+    pub(super) spec: Spec,
+    /// When it is too late for it.
+    pub(super) deadline: Option<Duration>,
     pub(super) attempts: u32,
     /// Whether any attempt may have begun.
     pub(super) begun: bool,
+    /// Whether its timeout may have been over, unseen, when it was sent back.
+    pub(super) doubtful: bool,
     pub(super) state: State,
 }
 
@@ -49,6 +56,9 @@ pub(super) enum State {
 pub(super) struct Held {
     pub(super) worker: WorkerId,
     pub(super) sequence: u64,
+    /// Since when it is one of those that its worker runs, as far as one can know.
+    pub(super) begun: Option<Since>,
+    pub(super) timeout: Option<Duration>,
     /// The caller's or the pool's wish that it stop.
     pub(super) stop: Option<(ErrorKind, Since)>,
     /// Whether `Cancel` was sent.
@@ -112,6 +122,7 @@ impl Model {
             stalled: Duration::ZERO,
             tasks: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            turns: Turns::default(),
             workers: BTreeMap::new(),
             seats: BTreeMap::new(),
             submitted: 0,
@@ -147,7 +158,7 @@ impl Model {
         (self.now - since.at).saturating_sub(self.stalled - since.stalled)
     }
 
-    fn demand(&mut self, task: TaskId, kinds: &[Option<ErrorKind>]) {
+    pub(super) fn demand(&mut self, task: TaskId, kinds: &[Option<ErrorKind>]) {
         if let Some(record) = self.tasks.get_mut(&task) {
             self.waiting.remove(&(record.order, task));
             record.state = State::Must(kinds.to_vec());
@@ -157,11 +168,14 @@ impl Model {
     /// What an input means, before the scheduler has seen it.
     pub(super) fn input(&mut self, input: &Input) {
         match *input {
-            Input::Submit { task, .. } => {
+            Input::Submit { task, spec } => {
                 self.submitted += 1;
+                let deadline = spec.deadline.map(|left| self.now + left);
+                let order = self.submitted;
+                let state = State::Waiting;
                 let record =
-                    Record { order: self.submitted, attempts: 0, begun: false, state: State::Waiting };
-                self.waiting.insert((record.order, task));
+                    Record { order, spec, deadline, attempts: 0, begun: false, doubtful: false, state };
+                self.waiting.insert((order, task));
                 self.tasks.insert(task, record);
                 if self.closing.is_some() {
                     self.demand(task, &[Some(ErrorKind::Closed)]);
@@ -234,15 +248,16 @@ impl Model {
                 if held.worker == worker && *attempts == attempt =>
             {
                 let kind = held.stop.map_or(ErrorKind::Cancelled, |(kind, _)| kind);
+                let unseen = held.unseen(self.now);
                 known.held.retain(|&held| held != task);
                 *begun |= answer != Answer::Cancelled { began: false };
                 known.useful |= answer == Answer::Finished;
+                let mut kinds = vec![Some(kind)];
+                kinds.extend(unreachable.then_some(Some(ErrorKind::Closed)));
+                kinds.extend(unseen.map(Some));
                 match answer {
                     Answer::Finished => self.demand(task, &[None]),
-                    Answer::Cancelled { .. } if unreachable => {
-                        self.demand(task, &[Some(kind), Some(ErrorKind::Closed)]);
-                    }
-                    Answer::Cancelled { .. } => self.demand(task, &[Some(kind)]),
+                    Answer::Cancelled { .. } => self.demand(task, &kinds),
                 }
             }
             _ => known.violated = true,
@@ -268,10 +283,7 @@ impl Model {
             match held.stop {
                 Some((kind, _)) => self.demand(task, &[Some(kind)]),
                 None if shut => self.demand(task, &[Some(ErrorKind::Closed)]),
-                None => {
-                    self.waiting.insert((record.order, task));
-                    record.state = State::Waiting;
-                }
+                None => self.wait_again(task),
             }
         }
         for task in known.held.iter().filter(|_| known.recalls == 0) {
@@ -279,6 +291,14 @@ impl Model {
                 held.recalled = false;
             }
         }
+    }
+
+    /// A task that was sent in vain goes back to its place.
+    fn wait_again(&mut self, task: TaskId) {
+        let Some(record) = self.tasks.get_mut(&task) else { return };
+        record.state = State::Waiting;
+        self.waiting.insert((record.order, task));
+        self.turns.forgive(record.spec);
     }
 
     fn close(&mut self, limit: Option<Duration>, shut: bool, aborted: bool) {
@@ -330,18 +350,23 @@ impl Model {
             let State::On(held) = &record.state else { continue };
             let ran = begun.is_none_or(|begun| held.sequence <= begun);
             let stop = held.stop.filter(|_| begun.is_some()).map(|(kind, _)| kind);
+            let quiet = begun.is_some() && (held.stop.is_some() || !known.is_reachable());
+            let unseen = held.unseen(self.now).filter(|_| quiet).map(Some);
             record.begun |= ran;
-            match stop {
-                // The pool's wish may have come first, unseen.
-                Some(kind) if unreachable => self.demand(task, &[Some(kind), Some(ErrorKind::Closed)]),
-                Some(kind) => self.demand(task, &[Some(kind)]),
-                None if ran => self.demand(task, &blames),
-                None if shut => self.demand(task, &[Some(ErrorKind::Closed)]),
+            let mut kinds = match stop {
+                Some(kind) => vec![Some(kind)],
+                None if ran => blames.clone(),
+                None if shut => vec![Some(ErrorKind::Closed)],
                 None => {
-                    record.state = State::Waiting;
-                    self.waiting.insert((record.order, task));
+                    record.doubtful = unseen.is_some();
+                    self.wait_again(task);
+                    continue;
                 }
-            }
+            };
+            // The pool's wish may have come first, unseen, and so may the timeout.
+            kinds.extend((unreachable && stop.is_some()).then_some(Some(ErrorKind::Closed)));
+            kinds.extend(unseen);
+            self.demand(task, &kinds);
         }
         self.vacated(worker, &known, begun.is_some());
     }

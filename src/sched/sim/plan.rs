@@ -64,6 +64,10 @@ pub(super) struct Plan {
     pub(super) cancels: u64,
     /// How often a task takes seconds, in percent.
     pub(super) slow: u64,
+    /// How many callers there are, which priorities they use, and how often they set a timeout or a deadline, in percent.
+    pub(super) lanes: u64,
+    pub(super) priorities: &'static [i8],
+    pub(super) timed: u64,
     pub(super) stalls: Vec<(Duration, Duration)>,
     /// How and when the pool is closed, the first time and perhaps again.
     pub(super) closes: Vec<(Duration, Input)>,
@@ -111,6 +115,9 @@ impl Plan {
             immortal: rng.pick(&[0, 0, 10, 40]),
             cancels: rng.pick(&[0, 10, 40, 80]),
             slow: rng.pick(&[2, 2, 10, 50]),
+            lanes: rng.pick(&[1, 2, 5]),
+            priorities: rng.pick::<&[i8]>(&[&[0], &[0, 0, 0, 7], &[-128, -1, 0, 0, 127]]),
+            timed: rng.pick(&[0, 0, 10, 60]),
             config,
             chaos,
             faults,

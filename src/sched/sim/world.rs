@@ -11,7 +11,7 @@ use super::plan::{Plan, close};
 use super::rng::Rng;
 use super::{Bug, Checked, ensure};
 use crate::id::{TaskId, WorkerId};
-use crate::sched::{Action, Answer, Input, Outcome, Scheduler};
+use crate::sched::{Action, Answer, Input, Outcome, Scheduler, Spec};
 
 /// How late a call may be, and how much more a stop may cost.
 const BEAT: Duration = Duration::from_millis(100);
@@ -191,8 +191,25 @@ impl World {
             let at = self.model.now + self.rng.millis(0..1000);
             self.at(at, Event::Input(Input::Cancel { task }));
         }
-        let kind = self.rng.within(0..3) as u32;
-        self.feed(Input::Submit { task, kind })
+        let spec = self.spec();
+        self.feed(Input::Submit { task, spec })
+    }
+
+    fn spec(&mut self) -> Spec {
+        let limit = |world: &mut Self| {
+            let limited = world.rng.percent(world.plan.timed);
+            let most = world.rng.pick(&[1, 100, 1000, 5000]);
+            limited.then(|| world.rng.millis(0..most))
+        };
+        let (timeout, deadline) = (limit(self), limit(self));
+        Spec {
+            kind: self.rng.within(0..3) as u32,
+            lane: self.rng.within(0..self.plan.lanes) as u32,
+            priority: self.rng.pick(self.plan.priorities),
+            timeout,
+            // Some come too late.
+            deadline: deadline.map(|left| if self.rng.percent(5) { Duration::ZERO } else { left }),
+        }
     }
 
     /// One call of the scheduler, and everything that comes of it.
@@ -210,6 +227,7 @@ impl World {
             self.model.stalled += late + BEAT;
         }
         self.model.input(&input);
+        self.model.tell_time();
         self.scheduler.handle(now, input);
         while let Some(action) = self.scheduler.poll_action() {
             action.hash(&mut self.hash);
@@ -241,7 +259,7 @@ impl World {
     fn obey(&mut self, action: &Action) {
         match *action {
             Action::Launch { worker } => self.launch(worker),
-            Action::Run { worker, task, attempt } => self.take(worker, task, attempt),
+            Action::Run { worker, task, attempt, .. } => self.take(worker, task, attempt),
             Action::Resolve { task, .. } => self.places.push(task.index),
             Action::Cancel { worker, task, .. } => {
                 let Some(fake) = self.fakes.get(&worker) else { return };

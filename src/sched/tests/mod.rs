@@ -4,12 +4,13 @@ mod ahead;
 mod speed;
 mod staff;
 mod tasks;
+mod views;
 
 use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
 use crate::id::{TaskId, WorkerId};
-use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler};
+use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler, Spec};
 
 pub(super) const MS: Duration = Duration::from_millis(1);
 
@@ -44,7 +45,7 @@ pub(super) fn answered(n: u32) -> Action {
 }
 
 pub(super) fn run(n: u32, by: WorkerId, attempt: u32) -> Action {
-    Action::Run { worker: by, task: task(n), attempt }
+    Action::Run { worker: by, task: task(n), attempt, left: None }
 }
 
 impl Pool {
@@ -98,7 +99,7 @@ impl Pool {
     }
 
     pub(super) fn submit(&mut self, tasks: impl IntoIterator<Item = u32>) {
-        tasks.into_iter().for_each(|n| self.put(Input::Submit { task: task(n), kind: 0 }));
+        tasks.into_iter().for_each(|n| self.put(Input::Submit { task: task(n), spec: Spec::default() }));
     }
 
     pub(super) fn done(&mut self, n: u32, worker: WorkerId, attempt: u32) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{Pool, task, worker};
 use crate::id::TaskId;
-use crate::sched::{Action, Answer, Input};
+use crate::sched::{Action, Answer, Input, Spec};
 
 /// How fast it is: `cargo test --release --lib sched::tests::speed -- --ignored --nocapture`.
 #[test]
@@ -26,8 +26,10 @@ fn speed() {
             // As many calls of `now` as a driver makes that takes single events.
             while let Some(place) = free.pop() {
                 serial += 1;
-                pool.scheduler
-                    .handle(Instant::now(), Input::Submit { task: TaskId::new(serial, place), kind: 0 });
+                pool.scheduler.handle(
+                    Instant::now(),
+                    Input::Submit { task: TaskId::new(serial, place), spec: Spec::default() },
+                );
                 if waiting == 0 {
                     break;
                 }
@@ -35,7 +37,7 @@ fn speed() {
             loop {
                 while let Some(action) = pool.scheduler.poll_action() {
                     match action {
-                        Action::Run { worker, task, attempt } => sent.push_back((worker, task, attempt)),
+                        Action::Run { worker, task, attempt, .. } => sent.push_back((worker, task, attempt)),
                         Action::Resolve { task, .. } => free.push(task.index),
                         _ => {}
                     }
@@ -62,7 +64,9 @@ fn speed() {
 fn cancelling_many() {
     for tasks in [100_000, 1_000_000] {
         let mut pool = Pool::open(1, 1);
-        (0..=tasks).for_each(|n| pool.scheduler.handle(pool.now, Input::Submit { task: task(n), kind: 0 }));
+        (0..=tasks).for_each(|n| {
+            pool.scheduler.handle(pool.now, Input::Submit { task: task(n), spec: Spec::default() })
+        });
         let start = Instant::now();
         (1..=tasks).for_each(|n| pool.scheduler.handle(start, Input::Cancel { task: task(n) }));
         println!("{tasks} cancelled in {:?}", start.elapsed());

@@ -1,0 +1,65 @@
+//! The time that callers give their tasks: timeouts, which count from the beginning of an attempt, and deadlines, which
+//! count from the submission. What becomes of a task that is to stop is told in `supervise`.
+
+use std::time::Duration;
+
+use crate::error::ErrorKind;
+use crate::sched::Spec;
+use crate::sched::clock::Alarm;
+use crate::sched::queue::List;
+use crate::sched::scheduler::Scheduler;
+
+/// The shortest timeout. What begins now cannot be over now, or the next call would be due before this one has ended.
+const LEAST: Duration = Duration::from_nanos(1);
+
+impl Scheduler {
+    /// Takes note of the limits of a new task.
+    pub(super) fn limit(&mut self, index: u32, spec: &Spec) {
+        self.timed |= spec.timeout.is_some();
+        let (Some(left), Some(task)) = (spec.deadline, self.tasks.at_mut(index)) else { return };
+        let at = self.clock.wall().saturating_add(left);
+        task.deadline = Some(at);
+        self.clock.expect(at, index);
+    }
+
+    /// A task's deadline has passed.
+    pub(super) fn expire(&mut self, index: u32) {
+        let waits = self.tasks.at(index).is_some_and(|task| task.sent.is_none());
+        if !(waits && planted!(self, IgnoreDeadline)) {
+            self.give_up(index, ErrorKind::TimedOut);
+        }
+    }
+
+    /// Nobody wants this task any more: one that waits is resolved, one that was sent is stopped.
+    pub(super) fn give_up(&mut self, index: u32, kind: ErrorKind) {
+        let Some(task) = self.tasks.at(index) else { return };
+        if task.sent.is_some() {
+            return self.stop(index, kind);
+        }
+        let ran = task.ran;
+        self.queue.remove(&mut self.tasks, index);
+        self.fail(index, kind, None, ran);
+    }
+
+    /// After a task has left a worker, the next of those that were sent ahead begins, as far as can be known here.
+    pub(super) fn begin_next(&mut self, seat: u32) {
+        let Some(worker) = self.worker(seat).filter(|_| self.timed) else { return };
+        let (mut next, mut free) = (worker.tasks.first(), self.config.slots);
+        while let Some(index) = next.filter(|_| free > 0) {
+            (next, free) = (List::after(&self.tasks, index), free - 1);
+            self.begin(index);
+        }
+    }
+
+    /// An attempt begins: its timeout counts from here.
+    pub(super) fn begin(&mut self, index: u32) {
+        let Some(task) = self.tasks.at_mut(index) else { return };
+        let (timeout, Some(sent)) = (task.timeout, &mut task.sent) else { return };
+        if std::mem::replace(&mut sent.begun, true) || sent.stop.is_some() {
+            return;
+        }
+        if let Some(timeout) = timeout {
+            self.clock.arm(Alarm::Task(index), &mut sent.due, timeout.max(LEAST));
+        }
+    }
+}

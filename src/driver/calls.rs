@@ -1,11 +1,14 @@
 //! The table of calls: payloads and reply slots, each from its submission until its answer is fetched. Who runs when is
 //! not known here.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use slab::Slab;
 
+use super::options::Leash;
 use super::report;
 use crate::error::Error;
 use crate::id::TaskId;
@@ -13,6 +16,8 @@ use crate::id::TaskId;
 #[derive(Default)]
 pub(super) struct Calls {
     calls: Slab<Call>,
+    /// Those that are not answered yet and hang on a token, by leash.
+    leashed: BTreeSet<(u64, TaskId)>,
     /// Counts submissions.
     serial: u32,
 }
@@ -31,6 +36,7 @@ enum Phase {
     Waiting {
         input: Bytes,
         waker: Option<Waker>,
+        leash: Option<Arc<Leash>>,
     },
     Answered(Result<Bytes, Error>),
 }
@@ -41,16 +47,24 @@ impl Calls {
     /// # Errors
     ///
     /// When there are 2^32 already.
-    pub(super) fn insert(&mut self, kind: u32, input: Bytes) -> Result<TaskId, Error> {
+    pub(super) fn insert(
+        &mut self,
+        kind: u32,
+        input: Bytes,
+        leash: Option<Arc<Leash>>,
+    ) -> Result<TaskId, Error> {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
-        let phase = Phase::Waiting { input, waker: None };
+        let id = leash.as_ref().map(|leash| leash.id);
+        let phase = Phase::Waiting { input, waker: None, leash };
         let index = self.calls.insert(Call { serial, kind, wanted: true, phase });
         let Ok(place) = u32::try_from(index) else {
             self.calls.remove(index);
             return Err(report::too_many());
         };
-        Ok(TaskId::new(serial, place))
+        let task = TaskId::new(serial, place);
+        self.leashed.extend(id.map(|id| (id, task)));
+        Ok(task)
     }
 
     /// The kind of a call. Ids come from workers too: any value is fine.
@@ -75,7 +89,12 @@ impl Calls {
             self.calls.remove(task.slot());
         }
         match before {
-            Phase::Waiting { waker, .. } => waker,
+            Phase::Waiting { waker, leash, .. } => {
+                if let Some(leash) = leash {
+                    self.leashed.remove(&(leash.id, task));
+                }
+                waker
+            }
             Phase::Answered(_) => None,
         }
     }
@@ -103,6 +122,12 @@ impl Calls {
         }
         self.calls.remove(task.slot());
         (false, None)
+    }
+
+    /// The calls on a leash that are not answered yet.
+    pub(super) fn leashed(&self, leash: u64) -> Vec<TaskId> {
+        let (least, most) = (TaskId::new(0, 0), TaskId::new(u32::MAX, u32::MAX));
+        self.leashed.range((leash, least)..=(leash, most)).map(|&(_, task)| task).collect()
     }
 
     fn get(&self, task: TaskId) -> Option<&Call> {

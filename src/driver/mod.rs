@@ -5,11 +5,13 @@
 //! under the lock and wakes the link's task, which writes everything that has gathered at once.
 
 mod calls;
+mod options;
 mod report;
 mod session;
 mod state;
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -27,6 +29,7 @@ use crate::launch::Launcher;
 use crate::sched::{Config, Input};
 use crate::sys::ready;
 use crate::task::Task;
+pub(crate) use options::Options;
 use state::State;
 
 /// A running pool, as the typed front sees it. Clones are the same pool; it ends with `abort`, not with the last clone.
@@ -43,6 +46,8 @@ struct Shared {
     runtime: Handle,
     /// The largest message, in bytes.
     limit: u32,
+    /// Counts callers.
+    lanes: AtomicU32,
     /// What `started` and `closed` wait for.
     life: watch::Sender<Life>,
 }
@@ -75,7 +80,7 @@ impl Driver {
         probe()?;
         let life = watch::Sender::new(Life::Starting);
         let state = Mutex::new(State::new(config, limit)?);
-        let shared = Arc::new(Shared { state, launcher, runtime, limit, life });
+        let shared = Arc::new(Shared { state, launcher, runtime, limit, lanes: AtomicU32::new(0), life });
         let clock = Fuse::new(&shared, None);
         shared.runtime.spawn(clock_task(clock));
         shared.with(|state, now| state.handle(now, Input::Start));
@@ -114,9 +119,9 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// When the workers do not know the task, or another version of it.
-    pub(crate) fn submit<T: Task>(&self, input: Bytes) -> Result<TaskId, Error> {
-        self.shared.with(|state, now| state.submit::<T>(now, input))
+    /// When the workers do not know the task, or another version of it; when its token is cancelled.
+    pub(crate) fn submit<T: Task>(&self, input: Bytes, options: &Options) -> Result<TaskId, Error> {
+        self.shared.with(|state, now| state.submit::<T>(now, input, options))
     }
 
     /// Asks for a task's answer; once ready, the task is forgotten.

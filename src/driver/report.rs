@@ -124,6 +124,11 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
             }
             _ => about.error(kind, "it was cancelled"),
         },
+        ErrorKind::TimedOut => match (about.attempts, exit) {
+            (0, _) => about.error(kind, "its deadline passed before it ran"),
+            (_, None) => about.error(kind, "its time was over"),
+            (_, Some(_)) => about.error(kind, "its time was over and it did not stop: its worker was killed"),
+        },
         ErrorKind::Closed => about.add(closed()),
         ErrorKind::Launch => about.add(start.cloned().unwrap_or_else(not_startable)),
         ErrorKind::Crashed if death.is_some_and(|death| death.ours) => {
@@ -243,6 +248,10 @@ pub(super) fn closed() -> Error {
 /// When starting was given up, and nobody has said why.
 pub(super) fn not_startable() -> Error {
     Error::new(ErrorKind::Launch, "no worker could be started")
+}
+
+pub(super) fn token_cancelled() -> Error {
+    Error::new(ErrorKind::Cancelled, "its token was cancelled before it was submitted")
 }
 
 pub(super) fn too_many() -> Error {

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use nix::sys::signal::Signal;
 
-use super::Life;
 use super::calls::Calls;
 use super::report::{self, About, Death, Overdue};
+use super::{Life, Options};
 use crate::error::Error;
 use crate::event::Stats;
 use crate::id::{TaskId, WorkerId};
 use crate::launch::process::Control;
 use crate::launch::service::Alarm;
-use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler, Spec};
+use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler};
 use crate::task::{Task, describe};
 use crate::wire::codec::Codec;
 use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Verdict};
@@ -126,11 +126,27 @@ impl State {
         }
     }
 
-    pub(super) fn submit<T: Task>(&mut self, now: Instant, input: Bytes) -> Result<TaskId, Error> {
+    pub(super) fn submit<T: Task>(
+        &mut self,
+        now: Instant,
+        input: Bytes,
+        options: &Options,
+    ) -> Result<TaskId, Error> {
         let kind = self.kind::<T>()?;
-        let task = self.calls.insert(kind, input)?;
-        self.handle(now, Input::Submit { task, spec: Spec { kind, ..Spec::default() } });
+        // Asked under the lock: whoever watches the token looks for its tasks later, and finds this one.
+        if options.leash.as_ref().is_some_and(|leash| leash.token.is_cancelled()) {
+            return Err(report::token_cancelled());
+        }
+        let task = self.calls.insert(kind, input, options.leash.clone())?;
+        self.handle(now, Input::Submit { task, spec: options.spec(now, kind) });
         Ok(task)
+    }
+
+    /// Cancels every task on a leash.
+    pub(super) fn cancel_leashed(&mut self, now: Instant, leash: u64) {
+        for task in self.calls.leashed(leash) {
+            self.handle(now, Input::Cancel { task });
+        }
     }
 
     /// Ends everything. The kills do not wait for the links' tasks, whose runtime may never run again.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Owner, Pool};
-use crate::driver::Driver;
+use crate::driver::{Driver, Options};
 use crate::error::{Error, ErrorKind};
 use crate::launch::Launcher;
 use crate::launch::libtest::in_libtest;
@@ -190,7 +190,8 @@ impl PoolBuilder {
         let driver =
             Driver::start(self.config, self.message_limit, launcher(self.program, self.args, self.setting)?)?;
         // From here on a dropped future or an error drops the pool, and that ends what was started.
-        let pool = Pool { owner: Owner { driver }.into() };
+        let options = Options { lane: driver.lane(), ..Options::default() };
+        let pool = Pool { owner: Owner { driver }.into(), options };
         pool.driver().started().await?;
         Ok(pool)
     }

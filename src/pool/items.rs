@@ -9,7 +9,7 @@ use futures::stream::{FusedStream, FuturesUnordered, Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
 use super::run::Run;
-use crate::driver::Driver;
+use crate::driver::{Driver, Options};
 use crate::error::Error;
 use crate::task::Task;
 
@@ -47,24 +47,35 @@ struct Indexed<O> {
 impl<O: DeserializeOwned> Items<O> {
     pub(super) fn ordered<T: Task<Output = O>>(
         driver: Driver,
+        options: Options,
         tasks: impl Iterator<Item = T> + Send + 'static,
     ) -> Self {
-        Self::new(driver, tasks, Running::Ordered(VecDeque::new()))
+        Self::new(driver, options, tasks, Running::Ordered(VecDeque::new()))
     }
 
     pub(super) fn unordered<T: Task<Output = O>>(
         driver: Driver,
+        options: Options,
         tasks: impl Iterator<Item = T> + Send + 'static,
     ) -> Self {
-        Self::new(driver, tasks, Running::Unordered(FuturesUnordered::new()))
+        Self::new(driver, options, tasks, Running::Unordered(FuturesUnordered::new()))
     }
 
     fn new<T: Task<Output = O>>(
         driver: Driver,
+        options: Options,
         mut tasks: impl Iterator<Item = T> + Send + 'static,
         running: Running<O>,
     ) -> Self {
-        let next = Box::new(move || tasks.next().map(|task| Run::start(&driver, &task)));
+        let mut over = false;
+        let next = Box::new(move || {
+            // The first input that comes too late says so, and stands for the rest: there may be no end of them.
+            if over {
+                return None;
+            }
+            over = options.is_over();
+            tasks.next().map(|task| Run::start(&driver, &options, &task))
+        });
         Self { next: Some(next), started: 0, ahead_bytes: 0, running }
     }
 

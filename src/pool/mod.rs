@@ -3,6 +3,7 @@
 mod builder;
 mod items;
 mod run;
+mod view;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,14 +16,18 @@ pub use builder::PoolBuilder;
 pub use items::Items;
 pub use run::{AbortHandle, Run};
 
-use crate::driver::Driver;
+use crate::driver::{Driver, Options};
 use crate::event::Stats;
 use crate::task::Task;
 
 /// A pool of worker processes. Dropping the last clone ends it: tasks that are not done resolve as
 /// [`Closed`](crate::ErrorKind::Closed), the workers are killed, and nothing is left behind.
 ///
-/// Clones are cheap and are the same pool. A [`Run`] or [`Items`] does not keep its pool alive. The pool lives on the
+/// Clones are cheap and are the same pool. Each clone is a caller of its own: callers take turns, task by task, so that
+/// many tasks of one do not keep a few of another waiting. What [`with_priority`](Self::with_priority) and the other
+/// `with_` methods give is a view: the same pool and the same caller, with options for what is submitted through it.
+///
+/// A [`Run`] or [`Items`] does not keep its pool alive. The pool lives on the
 /// runtime that built it, current-thread or multi-thread, and ends with it; its handles can be awaited on any runtime.
 ///
 /// ```no_run
@@ -39,9 +44,9 @@ use crate::task::Task;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone)]
 pub struct Pool {
     owner: Arc<Owner>,
+    options: Options,
 }
 
 /// Ends the pool when the last clone goes.
@@ -66,14 +71,16 @@ impl Pool {
     ///
     /// Never, save where the task's own `Serialize` does.
     pub fn run<T: Task>(&self, task: T) -> Run<T::Output> {
-        Run::start(self.driver(), &task)
+        Run::start(self.driver(), &self.options, &task)
     }
 
     /// Runs a task for every input and gives the outputs in the order of the inputs.
     ///
     /// Lazy: inputs are taken while the stream is polled, at most 1 024 or 4 MiB of encoded input ahead of what has been
-    /// taken out of it, so endless iterators are welcome. An error is one item and does not end the stream;
-    /// [`Error::index`](crate::Error::index) names its input. Dropping the stream cancels what is under way.
+    /// taken out of it, so endless iterators are welcome. An error is one item and does not end the stream; only when the
+    /// view's deadline has passed or its token is cancelled, the next input's error is the last item and stands for all
+    /// inputs that were not taken.
+    /// [`Error::index`](crate::Error::index) names an error's input. Dropping the stream cancels what is under way.
     ///
     /// ```no_run
     /// # use procpool::{Context, Pool, Task};
@@ -91,7 +98,7 @@ impl Pool {
         T: Task,
         I: IntoIterator<Item = T, IntoIter: Send + 'static>,
     {
-        Items::ordered(self.driver().clone(), tasks.into_iter())
+        Items::ordered(self.driver().clone(), self.options.clone(), tasks.into_iter())
     }
 
     /// As [`map`](Self::map), but gives each output as soon as it is there.
@@ -100,7 +107,7 @@ impl Pool {
         T: Task,
         I: IntoIterator<Item = T, IntoIter: Send + 'static>,
     {
-        Items::unordered(self.driver().clone(), tasks.into_iter())
+        Items::unordered(self.driver().clone(), self.options.clone(), tasks.into_iter())
     }
 
     /// Ends the pool politely: from now on new tasks are refused, queued ones resolve as

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::driver::Driver;
+use crate::driver::{Driver, Options};
 use crate::error::{Error, ErrorKind};
 use crate::id::TaskId;
 use crate::task::Task;
@@ -58,11 +58,11 @@ pub struct AbortHandle {
 }
 
 impl<O: DeserializeOwned> Run<O> {
-    pub(super) fn start<T: Task<Output = O>>(driver: &Driver, task: &T) -> Self {
+    pub(super) fn start<T: Task<Output = O>>(driver: &Driver, options: &Options, task: &T) -> Self {
         let mut bytes = 0;
         let submitted = encode(task, driver.limit()).and_then(|input| {
             bytes = input.len();
-            driver.submit::<T>(input)
+            driver.submit::<T>(input, options)
         });
         let state = match submitted {
             Ok(task) => State::Running(task),

@@ -1,0 +1,79 @@
+//! What a view of a pool asks for with every task: who asks, how urgent it is, how long it may take, and the token that
+//! ends it. It decides nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Driver, Shared};
+use crate::sched::Spec;
+
+/// The options of a view.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) lane: u32,
+    pub(crate) priority: i8,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) leash: Option<Arc<Leash>>,
+}
+
+impl Options {
+    /// Whether every task from now on would be refused.
+    pub(crate) fn is_over(&self) -> bool {
+        self.leash.as_ref().is_some_and(|leash| leash.token.is_cancelled())
+            || self.deadline.is_some_and(|at| at <= Instant::now())
+    }
+
+    pub(super) fn spec(&self, now: Instant, kind: u32) -> Spec {
+        let deadline = self.deadline.map(|at| at.saturating_duration_since(now));
+        Spec { kind, lane: self.lane, priority: self.priority, timeout: self.timeout, deadline }
+    }
+}
+
+/// What ties tasks to a token. One task of the runtime watches the token, however many tasks of the pool hang on it; it
+/// ends when the last of them is resolved and the views are gone.
+#[derive(Debug)]
+pub(crate) struct Leash {
+    pub(super) id: u64,
+    pub(super) token: CancellationToken,
+    over: CancellationToken,
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
+}
+
+impl Driver {
+    /// A leash for the tasks of a new view.
+    pub(crate) fn leash(&self, token: CancellationToken) -> Arc<Leash> {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        let over = CancellationToken::new();
+        // One that is cancelled already refuses by itself, and has nothing to watch for.
+        if !token.is_cancelled() {
+            let shared = Arc::downgrade(&self.shared);
+            self.shared.runtime.spawn(watch(shared, id, token.clone(), over.clone()));
+        }
+        Arc::new(Leash { id, token, over })
+    }
+
+    /// A number for a new caller.
+    pub(crate) fn lane(&self) -> u32 {
+        self.shared.lanes.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+async fn watch(shared: Weak<Shared>, id: u64, token: CancellationToken, over: CancellationToken) {
+    tokio::select! {
+        () = token.cancelled() => {}
+        () = over.cancelled() => return,
+    }
+    if let Some(shared) = shared.upgrade() {
+        shared.with(|state, now| state.cancel_leashed(now, id));
+    }
+}

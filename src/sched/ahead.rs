@@ -99,9 +99,8 @@ impl Scheduler {
 
     /// Has what was sent ahead given back by those that will not come to it soon, so that this priority goes before it.
     pub(super) fn make_way(&mut self, priority: i8) {
-        // While somebody has room, nothing waits; and mostly all tasks are of one priority.
-        let lower = self.queue.lowest().is_some_and(|lowest| lowest < priority);
-        if !lower || self.roomy().is_some() {
+        // While somebody has room, nothing waits.
+        if self.roomy().is_some() {
             return;
         }
         let now = self.clock.now();

@@ -58,14 +58,10 @@ impl Queue {
         self.len == 0
     }
 
-    /// The priority of what is next.
-    pub(super) fn priority(&self) -> Option<i8> {
-        self.levels.iter().find(|level| !level.ring.is_empty()).map(|level| level.priority)
-    }
-
-    /// The lowest priority that was ever seen.
-    pub(super) fn lowest(&self) -> Option<i8> {
-        self.levels.last().map(|level| level.priority)
+    /// Whether this priority is higher than that of anything that waits, and there have ever been lower ones.
+    pub(super) fn is_first(&self, priority: i8) -> bool {
+        let lower = self.levels.last().is_some_and(|lowest| lowest.priority < priority);
+        lower && self.levels.iter().all(|level| level.priority < priority || level.ring.is_empty())
     }
 
     /// Adds a task as its caller's last.
@@ -222,9 +218,9 @@ mod tests {
     fn the_highest_priority_is_first_and_callers_take_turns_within_it() {
         let (mut queue, mut tasks) =
             queue(&[(0, 1), (0, 1), (0, 1), (0, 2), (9, 1), (-3, 7), (9, 2), (9, 1), (0, 2)]);
-        assert_eq!(queue.priority(), Some(9));
+        assert!(queue.is_first(10) && !queue.is_first(9));
         assert_eq!(drain(&mut queue, &mut tasks), [4, 6, 7, 0, 3, 1, 8, 2, 5]);
-        assert_eq!((queue.len(), queue.priority()), (0, None));
+        assert!(queue.is_empty() && queue.is_first(0) && !queue.is_first(-3));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::ErrorKind;
 use crate::sched::Spec;
 use crate::sched::clock::Alarm;
-use crate::sched::queue::List;
+use crate::sched::queue::{Limits, List};
 use crate::sched::scheduler::Scheduler;
 
 /// The shortest timeout. What begins now cannot be over now, or the next call would be due before this one has ended.
@@ -15,11 +15,18 @@ const LEAST: Duration = Duration::from_nanos(1);
 impl Scheduler {
     /// Takes note of the limits of a new task.
     pub(super) fn limit(&mut self, index: u32, spec: &Spec) {
-        self.timed |= spec.timeout.is_some();
-        let (Some(left), Some(task)) = (spec.deadline, self.tasks.at_mut(index)) else { return };
-        let at = self.clock.wall().saturating_add(left);
-        task.deadline = Some(at);
-        self.clock.expect(at, index);
+        let Spec { timeout, deadline, .. } = *spec;
+        if timeout.is_none() && deadline.is_none() {
+            return;
+        }
+        self.timed |= timeout.is_some();
+        let deadline = deadline.map(|left| self.clock.wall().saturating_add(left));
+        if let Some(task) = self.tasks.at_mut(index) {
+            task.limits = Some(Box::new(Limits { timeout, deadline }));
+        }
+        if let Some(at) = deadline {
+            self.clock.expect(at, index);
+        }
     }
 
     /// A task's deadline has passed.
@@ -54,7 +61,7 @@ impl Scheduler {
     /// An attempt begins: its timeout counts from here.
     pub(super) fn begin(&mut self, index: u32) {
         let Some(task) = self.tasks.at_mut(index) else { return };
-        let (timeout, Some(sent)) = (task.timeout, &mut task.sent) else { return };
+        let (timeout, Some(sent)) = (task.timeout(), &mut task.sent) else { return };
         if std::mem::replace(&mut sent.begun, true) || sent.stop.is_some() {
             return;
         }

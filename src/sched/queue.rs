@@ -123,15 +123,23 @@ pub(super) struct Task {
     pub(super) kind: u32,
     pub(super) lane: u32,
     pub(super) priority: i8,
-    pub(super) timeout: Option<Time>,
-    /// When it is too late for it, on the wall's clock.
-    pub(super) deadline: Option<Time>,
+    /// Apart, since most tasks have none and all of them pass through the processor's cache.
+    pub(super) limits: Option<Box<Limits>>,
     /// How often it was sent.
     pub(super) attempts: u32,
     /// Whether an earlier attempt may have begun.
     pub(super) ran: bool,
     /// `None`: queued.
     pub(super) sent: Option<Sent>,
+}
+
+/// The time that a task is given.
+#[derive(Debug)]
+pub(super) struct Limits {
+    /// How long an attempt may take.
+    pub(super) timeout: Option<Time>,
+    /// When it is too late for it, on the wall's clock.
+    pub(super) deadline: Option<Time>,
 }
 
 /// A task that a worker holds.
@@ -171,8 +179,16 @@ pub(super) enum Rung {
 
 impl Task {
     pub(super) fn new(id: TaskId, order: u64, spec: Spec) -> Self {
-        let Spec { kind, lane, priority, timeout, deadline: _ } = spec;
-        Self { id, order, kind, lane, priority, timeout, deadline: None, attempts: 0, ran: false, sent: None }
+        let Spec { kind, lane, priority, .. } = spec;
+        Self { id, order, kind, lane, priority, limits: None, attempts: 0, ran: false, sent: None }
+    }
+
+    pub(super) fn timeout(&self) -> Option<Time> {
+        self.limits.as_ref()?.timeout
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.limits.as_ref()?.deadline
     }
 
     pub(super) fn is_on(&self, seat: u32) -> bool {

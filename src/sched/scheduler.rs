@@ -194,7 +194,7 @@ impl Scheduler {
             self.fail(id.index, ErrorKind::Launch, Some(worker), false);
         } else {
             self.limit(id.index, &spec);
-            let first = self.queue.priority().is_none_or(|priority| priority < spec.priority);
+            let first = self.queue.is_first(spec.priority);
             self.queue.push(&mut self.tasks, id.index);
             if first {
                 self.make_way(spec.priority);
@@ -267,10 +267,11 @@ impl Scheduler {
             due: None,
             stop: None,
         });
-        let left = task.deadline.map(|at| at.saturating_sub(wall));
+        let left = task.deadline().map(|at| at.saturating_sub(wall));
+        let timed = task.limits.is_some();
         let run = Action::Run { worker: worker.id, task: task.id, attempt: task.attempts, left };
         worker.tasks.push_back(&mut self.tasks, index);
-        if worker.tasks.len() <= self.config.slots || planted!(self, TimeAhead) {
+        if timed && (worker.tasks.len() <= self.config.slots || planted!(self, TimeAhead)) {
             self.begin(index);
         }
         if self.seats[seat as usize].watch.is_none() {
@@ -343,7 +344,7 @@ impl Scheduler {
     /// Resolves a task that is in no list.
     pub(super) fn resolve(&mut self, index: u32, outcome: Outcome) {
         if let Some(task) = self.tasks.remove(index) {
-            if let Some(at) = task.deadline {
+            if let Some(at) = task.deadline() {
                 self.clock.forget(at, index);
             }
             self.act(Action::Resolve { task: task.id, outcome });

@@ -43,7 +43,7 @@ impl Scheduler {
         let stopping = |task: &Task| task.sent.as_ref().is_some_and(|sent| sent.stop.is_some());
         let mut expected = 0;
         for task in self.tasks.all() {
-            let Some(at) = task.deadline else { continue };
+            let Some(at) = task.deadline() else { continue };
             let set = self.clock.is_expected(at, task.id.index);
             expected += usize::from(set);
             ensure!(set || stopping(task), "{:?} has lost its deadline", task.id);

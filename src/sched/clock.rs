@@ -66,22 +66,20 @@ impl Clock {
         self.wall
     }
 
-    /// Does not count the time during which this process did not run, if it did not.
-    pub(super) fn forgive(&mut self, now: Instant) {
-        let time = self.at(now);
-        if let Some(due) = self.due()
+    /// Takes in the caller's time; `forgiving`, it does not count the time during which this process did not run. A time
+    /// before the last one counts as the last one: callers on several threads may read the clock before they take their
+    /// turn.
+    pub(super) fn advance(&mut self, now: Instant, forgiving: bool) {
+        let epoch = *self.epoch.get_or_insert(now);
+        self.wall = self.wall.max(now.saturating_duration_since(epoch));
+        let time = self.wall.saturating_sub(self.stopped);
+        if forgiving
+            && let Some(due) = self.due()
             && time.saturating_sub(due) > LATE
         {
             self.stopped += time - due;
         }
-    }
-
-    /// Takes in the caller's time. A time before the last one counts as the last one: callers on several threads may
-    /// read the clock before they take their turn.
-    pub(super) fn advance(&mut self, now: Instant) {
-        let epoch = *self.epoch.get_or_insert(now);
-        self.now = self.now.max(self.at(now));
-        self.wall = self.wall.max(now.saturating_duration_since(epoch));
+        self.now = self.now.max(self.wall.saturating_sub(self.stopped));
     }
 
     /// The caller's time as supervised time.
@@ -183,8 +181,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn call(clock: &mut Clock, now: Instant) {
-        clock.forgive(now);
-        clock.advance(now);
+        clock.advance(now, true);
     }
 
     #[test]

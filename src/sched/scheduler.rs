@@ -82,10 +82,7 @@ impl Scheduler {
 
     /// Takes in what happened. Time that has passed counts only after it: an answer is heard before its limit is.
     pub(crate) fn handle(&mut self, now: Instant, input: Input) {
-        if !planted!(self, CountStops) {
-            self.clock.forgive(now);
-        }
-        self.clock.advance(now);
+        self.clock.advance(now, !planted!(self, CountStops));
         match input {
             Input::Start => self.start(),
             Input::Submit { task, spec } => self.submit(task, spec),

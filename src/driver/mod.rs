@@ -6,6 +6,7 @@
 
 mod calls;
 mod options;
+mod port;
 mod report;
 mod session;
 mod state;

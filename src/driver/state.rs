@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use nix::sys::signal::Signal;
 
 use super::calls::Calls;
+use super::port::{Port, TURN};
 use super::report::{self, About, Death, Overdue};
 use super::{Life, Options};
 use crate::error::Error;
@@ -50,44 +51,11 @@ pub(super) struct State {
     pub(super) launches: Vec<WorkerId>,
 }
 
-/// The state's side of a link; the other is the link's task, which looks here whenever it is woken.
-pub(super) struct Port {
-    worker: WorkerId,
-    /// Frames to send.
-    pub(super) outbox: BytesMut,
-    pub(super) waker: Option<Waker>,
-    /// Since when its task has been woken and has not come.
-    pub(super) woken: Option<Instant>,
-    /// Reaches the process from any thread. `None` while it is being launched.
-    control: Option<Control>,
-    /// The worker is to be killed: a launch that is still under way is dropped.
-    pub(super) doomed: bool,
-    /// Which rule the worker broke.
-    fault: Option<String>,
-    /// Whether it has greeted.
-    greeted: bool,
-    /// Whether it has taken tasks.
-    opened: bool,
-}
-
 /// What the driver holds while the scheduler decides what it means.
 enum Hand<'a> {
     Empty,
     Answer { worker: WorkerId, attempt: u32, verdict: Verdict, body: Bytes },
     Death(WorkerId, &'a Death),
-}
-
-/// How long a link's task may keep its turn waiting while it was woken. A busy runtime takes some milliseconds; one that is
-/// blocked takes as long as it likes.
-const TURN: Duration = Duration::from_millis(250);
-
-impl Port {
-    /// Gives out what wakes the link's task, and notes when.
-    fn call(&mut self) -> Option<Waker> {
-        let waker = self.waker.take()?;
-        self.woken = Some(Instant::now());
-        Some(waker)
-    }
 }
 
 impl State {
@@ -173,8 +141,7 @@ impl State {
             return Poll::Ready(());
         }
         if self.sched.poll_timeout().is_some_and(|at| at <= now) {
-            let kept_waiting = |port: &Port| port.woken.is_some_and(|since| now.duration_since(since) > TURN);
-            if self.ports.iter().flatten().any(kept_waiting) {
+            if self.ports.iter().flatten().any(|port| port.is_kept_waiting(now)) {
                 // Time stands still until it has had its turn. If that takes long, the tick is late, and forgiven.
                 self.alarm.set(now + TURN, cx.waker());
                 self.clock = None;
@@ -366,17 +333,7 @@ impl State {
         if self.ports.len() <= worker.slot() {
             self.ports.resize_with(worker.slot() + 1, || None);
         }
-        self.ports[worker.slot()] = Some(Port {
-            worker,
-            outbox: BytesMut::new(),
-            waker: None,
-            woken: None,
-            control: None,
-            doomed: false,
-            fault: None,
-            greeted: false,
-            opened: false,
-        });
+        self.ports[worker.slot()] = Some(Port::new(worker));
         self.launches.push(worker);
     }
 

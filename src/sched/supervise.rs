@@ -7,7 +7,7 @@ use crate::error::ErrorKind;
 use crate::sched::clock::Alarm;
 use crate::sched::queue::{Rung, Stop};
 use crate::sched::scheduler::Scheduler;
-use crate::sched::worker::{Cause, Phase};
+use crate::sched::worker::{Cause, Phase, Worker};
 use crate::sched::{Action, Config};
 
 /// How long a worker that holds tasks may be silent before it is pinged. Shorter costs more frames while tasks are long;
@@ -94,9 +94,12 @@ impl Scheduler {
     fn task_due(&mut self, index: u32) {
         let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { return };
         sent.due = None;
-        match sent.stop {
-            None => self.stop(index, ErrorKind::TimedOut),
-            Some(_) => self.climb(index),
+        let (seat, stops) = (sent.seat, sent.stop.is_some());
+        match stops {
+            // It may never have begun, and then its time does not count: what the worker leaves behind will tell.
+            false if self.worker(seat).is_some_and(Worker::is_doomed) => {}
+            false => self.stop(index, ErrorKind::TimedOut),
+            true => self.climb(index),
         }
     }
 

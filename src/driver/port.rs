@@ -1,0 +1,62 @@
+//! The state's side of a link: where it and the link's task leave things for each other. It moves nothing itself.
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use crate::id::WorkerId;
+use crate::launch::process::Control;
+
+/// How long a link's task may keep its turn waiting while it was woken. A busy runtime takes some milliseconds; one that is
+/// blocked takes as long as it likes.
+pub(super) const TURN: Duration = Duration::from_millis(250);
+
+/// The state's side of a link; the other is the link's task, which looks here whenever it is woken.
+pub(super) struct Port {
+    pub(super) worker: WorkerId,
+    /// Frames to send.
+    pub(super) outbox: BytesMut,
+    pub(super) waker: Option<Waker>,
+    /// Since when its task has been woken and has not come.
+    pub(super) woken: Option<Instant>,
+    /// Reaches the process from any thread. `None` while it is being launched.
+    pub(super) control: Option<Control>,
+    /// The worker is to be killed: a launch that is still under way is dropped.
+    pub(super) doomed: bool,
+    /// Which rule the worker broke.
+    pub(super) fault: Option<String>,
+    /// Whether it has greeted.
+    pub(super) greeted: bool,
+    /// Whether it has taken tasks.
+    pub(super) opened: bool,
+}
+
+impl Port {
+    /// Of a worker that is being launched.
+    pub(super) fn new(worker: WorkerId) -> Self {
+        Self {
+            worker,
+            outbox: BytesMut::new(),
+            waker: None,
+            woken: None,
+            control: None,
+            doomed: false,
+            fault: None,
+            greeted: false,
+            opened: false,
+        }
+    }
+
+    /// Whether the link's task was woken and has not come for long.
+    pub(super) fn is_kept_waiting(&self, now: Instant) -> bool {
+        self.woken.is_some_and(|since| now.saturating_duration_since(since) > TURN)
+    }
+
+    /// Gives out what wakes the link's task, and notes when.
+    pub(super) fn call(&mut self) -> Option<Waker> {
+        let waker = self.waker.take()?;
+        self.woken = Some(Instant::now());
+        Some(waker)
+    }
+}

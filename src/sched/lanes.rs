@@ -65,6 +65,7 @@ impl Queue {
     }
 
     /// Adds a task as its caller's last.
+    #[inline]
     pub(super) fn push(&mut self, tasks: &mut Tasks, index: u32) {
         let (level, place) = self.place(tasks, index);
         if self.lanes[place as usize].tasks.is_empty() {
@@ -75,6 +76,7 @@ impl Queue {
     }
 
     /// Takes out the task that is next. `stuck`, a planted bug: its caller's turn does not end.
+    #[inline]
     pub(super) fn pop(&mut self, tasks: &mut Tasks, stuck: bool) -> Option<u32> {
         let level = self.levels.iter_mut().position(|level| !level.ring.is_empty())?;
         let place = self.levels[level].ring.first()?;
@@ -127,6 +129,7 @@ impl Queue {
     }
 
     /// The level and lane of a task; they are made if they are not there.
+    #[inline]
     fn place(&mut self, tasks: &Tasks, index: u32) -> (usize, u32) {
         let (priority, caller) = tasks.at(index).map_or((0, 0), |task| (task.priority, task.lane));
         let found = self.levels.iter().position(|level| level.priority <= priority);

@@ -38,8 +38,8 @@
 //!
 //! 1. Every submitted task is resolved exactly once, in bounded time after the cause; a late one is refused even after
 //!    `Closed`.
-//! 2. A task that had not begun when its worker was lost goes back to its place in its caller's queue. One that may have begun is
-//!    never sent again, and `may_have_run: false` is a promise.
+//! 2. A task that had not begun when its worker was lost goes back to its place in its caller's queue. One that may have
+//!    begun is never sent again, and `may_have_run: false` is a promise.
 //! 3. A worker holds at most `slots` tasks; the emptiest open worker is served first; no task waits beside room.
 //! 4. Nothing is sent to a worker that has not opened, was told to go, got SIGTERM or SIGKILL, said `Bye` or hung up.
 //! 5. Of what waits the highest priority is sent first; within it callers take turns, and a caller's tasks are sent in

@@ -71,6 +71,11 @@ impl Context {
     /// A token that is cancelled when this task is to stop, to hand to whatever the task waits for.
     pub fn token(&self) -> CancellationToken {
         self.ask();
+        self.leash()
+    }
+
+    /// The same token for what hangs on the task rather than for the task: it does not count as asking.
+    pub(crate) fn leash(&self) -> CancellationToken {
         let mut token = self.slot.token.lock().unwrap_or_else(PoisonError::into_inner);
         // Read under the lock that `cancel` takes after it has set the word: one of the two sees the other.
         if self.slot.word.load(Ordering::Acquire) != self.about.turn << 1 {

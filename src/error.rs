@@ -80,6 +80,8 @@ pub(crate) struct Report {
     pub(crate) task_name: Option<Cow<'static, str>>,
     pub(crate) worker: Option<WorkerId>,
     pub(crate) pid: Option<u32>,
+    /// The workers whose own pools it comes from, the root's first.
+    pub(crate) path: Vec<WorkerId>,
     /// How often the task was given to a worker.
     pub(crate) attempts: u32,
     pub(crate) may_have_run: bool,
@@ -100,6 +102,7 @@ impl Error {
             task_name: None,
             worker: None,
             pid: None,
+            path: Vec::new(),
             attempts: 0,
             may_have_run: false,
             index: None,
@@ -179,6 +182,22 @@ impl Error {
         self.0.pid
     }
 
+    /// The workers that the error has crossed on its way from a pool within pools: the root's own first, last the one
+    /// whose task had used the pool that failed. Empty if that is the root's pool.
+    ///
+    /// ```
+    /// # use procpool::Error;
+    /// fn explain(error: &Error) {
+    ///     for worker in error.path() {
+    ///         eprint!("in {worker}: ");
+    ///     }
+    ///     eprintln!("{error}");
+    /// }
+    /// ```
+    pub fn path(&self) -> &[WorkerId] {
+        &self.0.path
+    }
+
     /// How the worker ended, if it did.
     pub fn exit(&self) -> Option<Exit> {
         self.0.exit
@@ -206,6 +225,9 @@ impl fmt::Display for Error {
             (Some(id), None) => write!(f, " ({id})")?,
             (None, _) => {}
         }
+        for (at, worker) in report.path.iter().enumerate() {
+            write!(f, "{}{worker}", if at == 0 { ", below " } else { " and " })?;
+        }
         if let Some(advice) = &report.advice {
             write!(f, "; {advice}")?;
         }
@@ -223,6 +245,9 @@ impl fmt::Debug for Error {
         })* } }
         known!(advice, task, task_name, worker, pid, index, exit);
         out.field("attempts", &report.attempts).field("may_have_run", &report.may_have_run);
+        if !report.path.is_empty() {
+            out.field("path", &report.path);
+        }
         if !report.stderr.is_empty() {
             out.field("stderr", &report.stderr);
         }

@@ -8,11 +8,13 @@ mod event;
 mod id;
 mod launch;
 mod link;
+mod nested;
 mod pool;
 mod sched;
 mod state;
 mod sys;
 mod task;
+mod uplink;
 mod wire;
 mod worker;
 

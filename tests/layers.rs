@@ -9,7 +9,7 @@ const ROWS: [&[&str]; 9] = [
     &["id", "sys"],
     &["error", "blob", "state"],
     &["event", "wire", "context"],
-    &["sched", "link", "task"],
+    &["sched", "link", "task", "uplink"],
     &["launch"],
     &["driver", "worker"],
     &["pool"],

@@ -30,7 +30,9 @@ use crate::launch::Launcher;
 use crate::sched::{Config, Input};
 use crate::sys::ready;
 use crate::task::Task;
-pub(crate) use options::Options;
+use crate::uplink::Uplink;
+use crate::wire::frame::Tree;
+pub(crate) use options::{Options, Owner};
 use state::State;
 
 /// A running pool, as the typed front sees it. Clones are the same pool; it ends with `abort`, not with the last clone.
@@ -47,6 +49,10 @@ struct Shared {
     runtime: Handle,
     /// The largest message, in bytes.
     limit: u32,
+    /// What every worker is told of the tree.
+    tree: Tree,
+    /// What joins a pool inside a worker to the tree above.
+    uplink: Option<Arc<Uplink>>,
     /// Counts callers.
     lanes: AtomicU32,
     /// What `started` and `closed` wait for.
@@ -72,7 +78,13 @@ impl Driver {
     /// # Errors
     ///
     /// When this is no runtime, or the clock's thread cannot be started.
-    pub(crate) fn start(config: Config, limit: u32, launcher: Box<dyn Launcher>) -> Result<Self, Error> {
+    pub(crate) fn start(
+        config: Config,
+        limit: u32,
+        launcher: Box<dyn Launcher>,
+        tree: Tree,
+        uplink: Option<Arc<Uplink>>,
+    ) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|_| {
             Error::new(ErrorKind::Launch, "a pool was built outside of a tokio runtime").with(|report| {
                 report.advice = Some("call build() in an async function that tokio runs".into())
@@ -80,8 +92,17 @@ impl Driver {
         })?;
         probe()?;
         let life = watch::Sender::new(Life::Starting);
-        let state = Mutex::new(State::new(config, limit)?);
-        let shared = Arc::new(Shared { state, launcher, runtime, limit, lanes: AtomicU32::new(0), life });
+        let state = Mutex::new(State::new(config, limit, &tree, uplink.as_deref())?);
+        let shared = Arc::new(Shared {
+            state,
+            launcher,
+            runtime,
+            limit,
+            tree,
+            uplink,
+            lanes: AtomicU32::new(0),
+            life,
+        });
         let clock = Fuse::new(&shared, None);
         shared.runtime.spawn(clock_task(clock));
         shared.with(|state, now| state.handle(now, Input::Start));
@@ -109,6 +130,16 @@ impl Driver {
             // The sender lives as long as the pool's tasks, and they end with Closed.
             let _ = life.wait_for(|life| matches!(life, Life::Closed)).await;
         }
+    }
+
+    /// Whether it takes tasks: it has not been told to end.
+    pub(crate) fn is_running(&self) -> bool {
+        self.shared.lock(|state| state.is_running())
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(*self.shared.life.borrow(), Life::Closed)
     }
 
     /// The largest message, in bytes.

@@ -18,12 +18,21 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) leash: Option<Arc<Leash>>,
+    /// The task whose pool this is, if it is one inside a worker.
+    pub(crate) owner: Option<Arc<Owner>>,
+}
+
+/// The task that a view belongs to: nothing that is submitted through it outlives it.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) leash: Arc<Leash>,
+    pub(crate) deadline: Option<Instant>,
 }
 
 impl Options {
     /// Whether every task from now on would be refused.
     pub(crate) fn is_over(&self) -> bool {
-        self.leash.as_ref().is_some_and(|leash| leash.token.is_cancelled())
+        self.leash.as_ref().is_some_and(|leash| leash.is_cancelled())
             || self.deadline.is_some_and(|at| at <= Instant::now())
     }
 
@@ -38,8 +47,16 @@ impl Options {
 #[derive(Debug)]
 pub(crate) struct Leash {
     pub(super) id: u64,
-    pub(super) token: CancellationToken,
+    token: CancellationToken,
+    /// The token of the task whose pool this is.
+    owner: Option<CancellationToken>,
     over: CancellationToken,
+}
+
+impl Leash {
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.token.is_cancelled() || self.owner.as_ref().is_some_and(CancellationToken::is_cancelled)
+    }
 }
 
 impl Drop for Leash {
@@ -49,17 +66,20 @@ impl Drop for Leash {
 }
 
 impl Driver {
-    /// A leash for the tasks of a new view.
-    pub(crate) fn leash(&self, token: CancellationToken) -> Arc<Leash> {
+    /// A leash for the tasks of a new view. That of the task whose pool this is holds them too.
+    pub(crate) fn leash(&self, token: CancellationToken, owner: Option<&Owner>) -> Arc<Leash> {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let id = IDS.fetch_add(1, Ordering::Relaxed);
         let over = CancellationToken::new();
+        let owner = owner.map(|owner| owner.leash.token.clone());
+        let leash = Leash { id, token, owner, over };
         // One that is cancelled already refuses by itself, and has nothing to watch for.
-        if !token.is_cancelled() {
+        if !leash.is_cancelled() {
             let shared = Arc::downgrade(&self.shared);
-            self.shared.runtime.spawn(watch(shared, id, token.clone(), over.clone()));
+            let owner = leash.owner.clone().unwrap_or_default();
+            self.shared.runtime.spawn(watch(shared, id, [leash.token.clone(), owner], leash.over.clone()));
         }
-        Arc::new(Leash { id, token, over })
+        Arc::new(leash)
     }
 
     /// A number for a new caller.
@@ -68,9 +88,11 @@ impl Driver {
     }
 }
 
-async fn watch(shared: Weak<Shared>, id: u64, token: CancellationToken, over: CancellationToken) {
+async fn watch(shared: Weak<Shared>, id: u64, tokens: [CancellationToken; 2], over: CancellationToken) {
+    let [token, owner] = tokens;
     tokio::select! {
         () = token.cancelled() => {}
+        () = owner.cancelled() => {}
         () = over.cancelled() => return,
     }
     if let Some(shared) = shared.upgrade() {

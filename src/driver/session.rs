@@ -76,7 +76,7 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
     })?;
     let nonce = nonce();
     shared.with(|state, _| {
-        state.send(worker, &ToWorker::Hello(hello(worker, nonce, shared.limit)));
+        state.send(worker, &ToWorker::Hello(hello(shared, worker, nonce)));
     });
     Ok(Session {
         link: Link::new(socket, shared.limit),
@@ -217,15 +217,21 @@ impl Session {
     }
 }
 
-fn hello(worker: WorkerId, nonce: [u8; 16], limit: u32) -> Hello {
+fn hello(shared: &Shared, worker: WorkerId, nonce: [u8; 16]) -> Hello {
     let pid = std::process::id();
+    let myself = start_time(pid).map(|start| Ancestor { pid, start });
+    let above = shared.uplink.as_ref().map(|uplink| uplink.hello());
     Hello {
         version: wire::VERSION,
         worker,
         nonce,
-        ancestors: start_time(pid).map(|start| Ancestor { pid, start }).into_iter().collect(),
-        depth: 1,
-        limits: Limits { message: limit, slots: 1 },
+        ancestors: myself
+            .into_iter()
+            .chain(above.into_iter().flat_map(|above| above.ancestors.clone()))
+            .collect(),
+        depth: above.map_or(1, |above| above.depth.saturating_add(1)),
+        tree: shared.tree.clone(),
+        limits: Limits { message: shared.limit, slots: 1 },
         sandbox: Sandbox::Contain,
         log: 0,
     }

@@ -20,8 +20,9 @@ use crate::launch::process::Control;
 use crate::launch::service::Alarm;
 use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler};
 use crate::task::{Task, describe};
+use crate::uplink::Uplink;
 use crate::wire::codec::Codec;
-use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Verdict};
+use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Tree, Verdict};
 
 pub(super) struct State {
     sched: Scheduler,
@@ -33,6 +34,8 @@ pub(super) struct State {
     table: Option<Vec<TaskType>>,
     /// Positions in the table of the types that were used.
     kinds: HashMap<TypeId, u32>,
+    /// The workers above, if this is a pool inside one.
+    path: Vec<WorkerId>,
     /// Why a worker could not be started, the last time.
     start_error: Option<Error>,
     /// How long a worker may take to greet, and to open after that.
@@ -59,14 +62,21 @@ enum Hand<'a> {
 }
 
 impl State {
-    pub(super) fn new(config: Config, limit: u32) -> Result<Self, Error> {
+    pub(super) fn new(
+        config: Config,
+        limit: u32,
+        tree: &Tree,
+        uplink: Option<&Uplink>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             limits: (config.start_limit, config.init_limit),
             sched: Scheduler::new(config),
             calls: Calls::default(),
             ports: Vec::new(),
             codec: Codec::new(limit),
-            table: None,
+            // Workers below run this same program, whose tasks are known.
+            table: uplink.map(|uplink| uplink.kinds().to_vec()),
+            path: tree.path.clone(),
             kinds: HashMap::new(),
             start_error: None,
             alarm: Alarm::new()?,
@@ -94,6 +104,10 @@ impl State {
         }
     }
 
+    pub(super) fn is_running(&self) -> bool {
+        self.sched.is_running()
+    }
+
     pub(super) fn submit<T: Task>(
         &mut self,
         now: Instant,
@@ -102,7 +116,7 @@ impl State {
     ) -> Result<TaskId, Error> {
         let kind = self.kind::<T>()?;
         // Asked under the lock: whoever watches the token looks for its tasks later, and finds this one.
-        if options.leash.as_ref().is_some_and(|leash| leash.token.is_cancelled()) {
+        if options.leash.as_ref().is_some_and(|leash| leash.is_cancelled()) {
             return Err(report::token_cancelled());
         }
         let task = self.calls.insert(kind, input, options.leash.clone())?;
@@ -365,7 +379,7 @@ impl State {
                     .with(|report| report.may_have_run = may_have_run))
             }
         };
-        let waker = self.calls.answer(task, answer);
+        let waker = self.calls.answer(task, answer.map_err(|error| self.place(error)));
         self.woken.extend(waker);
     }
 
@@ -389,7 +403,12 @@ impl State {
     }
 
     fn not_started(&self) -> Error {
-        self.start_error.clone().unwrap_or_else(report::not_startable)
+        self.place(self.start_error.clone().unwrap_or_else(report::not_startable))
+    }
+
+    /// Notes in an error where in the tree it comes from.
+    fn place(&self, error: Error) -> Error {
+        if self.path.is_empty() { error } else { error.with(|report| report.path.clone_from(&self.path)) }
     }
 
     /// What errors say about a task.

@@ -67,6 +67,11 @@ impl Local {
         Self::new(Program::Itself { args })
     }
 
+    /// Workers that run what this worker runs, with the same arguments: however it was entered, they enter as it did.
+    pub(crate) fn below() -> Self {
+        Self::new(Program::Itself { args: std::env::args_os().skip(1).collect() })
+    }
+
     /// Workers that run another program: one without a slash is looked for in `PATH`, now.
     pub(crate) fn program(path: impl Into<PathBuf>, args: impl IntoIterator<Item = OsString>) -> Self {
         Self::new(Program::Path { path: find(path.into()), args: args.into_iter().collect() })

@@ -31,6 +31,8 @@ const SECRET: [&str; 10] = [
 pub(crate) struct Setting {
     /// Whether nothing is inherited but what is named.
     clear: bool,
+    /// Whether what looks like a secret is inherited too.
+    trusting: bool,
     variables: BTreeMap<OsString, Variable>,
     folder: Option<PathBuf>,
     /// What is added to this process's niceness.
@@ -57,6 +59,11 @@ impl fmt::Debug for Variable {
 }
 
 impl Setting {
+    /// That of workers below a worker: what this one was given is theirs too.
+    pub(crate) fn handed_on() -> Self {
+        Self { trusting: true, ..Self::default() }
+    }
+
     pub(crate) fn set(&mut self, name: OsString, value: OsString) {
         self.variables.insert(name, Variable::Set(value));
     }
@@ -71,7 +78,7 @@ impl Setting {
 
     /// Forgets what was said of variables before, and inherits none.
     pub(crate) fn clear(&mut self) {
-        self.clear = true;
+        (self.clear, self.trusting) = (true, false);
         self.variables.clear();
     }
 
@@ -88,7 +95,7 @@ impl Setting {
     pub(crate) fn apply(&self, command: &mut Command) {
         if self.clear {
             command.env_clear();
-        } else {
+        } else if !self.trusting {
             for (name, _) in std::env::vars_os() {
                 if is_secret(&name) && !self.variables.contains_key(&name) {
                     tracing::debug!(name = %name.display(), "a variable that looks secret is not inherited");

@@ -3,21 +3,30 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Owner, Pool};
-use crate::driver::{Driver, Options};
+use super::Pool;
+use crate::driver::Driver;
 use crate::error::{Error, ErrorKind};
 use crate::launch::Launcher;
 use crate::launch::libtest::in_libtest;
 use crate::launch::local::Local;
 use crate::launch::setting::Setting;
 use crate::sched::Config;
+use crate::uplink::Uplink;
 use crate::wire::MESSAGE_LIMIT;
+use crate::wire::frame::Tree;
 use crate::worker::{Entry, entry};
 
 /// The smallest message limit: below it not even a greeting fits.
 const LEAST_MESSAGE: u32 = 64 << 10;
+
+/// How deep pools within pools may go by default. Deeper ones are mostly a recursion that does not end.
+const DEPTH_LIMIT: u8 = 8;
+
+/// How patient a pool inside a worker is, measured by the pool that has that worker.
+const LESS: f64 = 0.8;
 
 /// Configures a [`Pool`]; from [`Pool::builder`].
 #[derive(Clone, Debug)]
@@ -29,6 +38,7 @@ pub struct PoolBuilder {
     args: Vec<OsString>,
     setting: Setting,
     config: Config,
+    depth_limit: u8,
 }
 
 impl PoolBuilder {
@@ -40,6 +50,28 @@ impl PoolBuilder {
             args: Vec::new(),
             setting: Setting::default(),
             config: Config::default(),
+            depth_limit: DEPTH_LIMIT,
+        }
+    }
+
+    /// What the pool of a worker begins with: it keeps to what its parent keeps to, and is a little less patient, so that it
+    /// has given up what does not stop before its worker is given up for that.
+    pub(crate) fn below(uplink: &Uplink) -> Self {
+        let hello = uplink.hello();
+        let (cancel, term) = hello.tree.graces_ms;
+        let default = Config::default();
+        let config = Config {
+            cancel_grace: Duration::from_millis(cancel.into()),
+            term_grace: Duration::from_millis(term.into()),
+            leave_limit: default.leave_limit.mul_f64(LESS.powi(hello.depth.into())),
+            ..default
+        };
+        Self {
+            message_limit: hello.limits.message,
+            setting: Setting::handed_on(),
+            config,
+            depth_limit: hello.tree.deepest,
+            ..Self::new()
         }
     }
 
@@ -49,13 +81,15 @@ impl PoolBuilder {
         self
     }
 
-    /// How long a cancelled task may take to clean up before its worker gets SIGTERM. Default: 1 s.
+    /// How long a cancelled task may take to clean up before its worker gets SIGTERM. Default: 1 s; in the pool of a worker
+    /// 0.8 times that of the pool above.
     pub fn cancel_grace(mut self, grace: Duration) -> Self {
         self.config.cancel_grace = grace;
         self
     }
 
-    /// How long a worker that got SIGTERM may live before it gets SIGKILL. Default: 1 s.
+    /// How long a worker that got SIGTERM may live before it gets SIGKILL. Default: 1 s; in the pool of a worker 0.8 times that
+    /// of the pool above.
     pub fn term_grace(mut self, grace: Duration) -> Self {
         self.config.term_grace = grace;
         self
@@ -70,6 +104,15 @@ impl PoolBuilder {
     /// How long a worker may take from its greeting until it has built its [states](crate::Worker::state). Default: 60 s.
     pub fn init_timeout(mut self, limit: Duration) -> Self {
         self.config.init_limit = limit;
+        self
+    }
+
+    /// How deep pools within pools may go: the workers of the deepest pool are this many levels below this process.
+    /// Default: 8; at least 1, which means no [pools in workers](crate::Context::pool) at all.
+    ///
+    /// The root's pool decides for the whole tree; in a worker this is ignored.
+    pub fn depth_limit(mut self, levels: u8) -> Self {
+        self.depth_limit = levels.max(1);
         self
     }
 
@@ -174,26 +217,60 @@ impl PoolBuilder {
     ///
     /// Dropping the future ends what it had started.
     pub async fn build(mut self) -> Result<Pool, Error> {
-        let workers = match self.workers {
-            Some(workers) => workers,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+        let cores = cores();
+        self.config.workers = count(self.workers.unwrap_or(cores as usize))?;
+        let places = self.config.workers;
+        let tree = Tree {
+            path: Vec::new(),
+            deepest: self.depth_limit,
+            places,
+            cores: (cores / places).max(1),
+            graces_ms: self.graces(),
         };
-        self.config.workers = match u32::try_from(workers) {
-            Ok(workers @ 1..) => workers,
-            _ => {
-                return Err(refused(
-                    format!("a pool of {workers} workers cannot be built"),
-                    "give it at least one",
-                ));
-            }
-        };
-        let driver =
-            Driver::start(self.config, self.message_limit, launcher(self.program, self.args, self.setting)?)?;
+        let launcher = launcher(self.program, self.args, self.setting)?;
+        let pool = Pool::start(Driver::start(self.config, self.message_limit, launcher, tree, None)?);
         // From here on a dropped future or an error drops the pool, and that ends what was started.
-        let options = Options { lane: driver.lane(), ..Options::default() };
-        let pool = Pool { owner: Owner { driver }.into(), options };
         pool.driver().started().await?;
         Ok(pool)
+    }
+
+    /// Builds the pool of a worker. It is there at once; its workers are started meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and when another program is wanted.
+    pub(crate) fn build_below(mut self, uplink: Arc<Uplink>) -> Result<Pool, Error> {
+        if self.program.is_some() || !self.args.is_empty() {
+            let advice = "take PoolBuilder::program and arg out of Worker::nested";
+            return Err(refused("workers below a worker run its own program".to_owned(), advice));
+        }
+        self.config.workers = count(self.workers.unwrap_or_else(|| cores() as usize))?;
+        let tree = Tree { graces_ms: self.graces(), ..uplink.tree() };
+        let launcher = Box::new(Local::below().with(self.setting));
+        Driver::start(self.config, self.message_limit, launcher, tree, Some(uplink)).map(Pool::start)
+    }
+
+    /// How long this pool's worker, and its workers, may take to leave.
+    pub(crate) fn leave_limit(&self) -> Duration {
+        self.config.leave_limit
+    }
+
+    /// How patient the pools one level further down are.
+    fn graces(&self) -> (u32, u32) {
+        let less = |grace: Duration| u32::try_from(grace.mul_f64(LESS).as_millis()).unwrap_or(u32::MAX);
+        (less(self.config.cancel_grace), less(self.config.term_grace))
+    }
+}
+
+/// How many processors this process may use.
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+}
+
+fn count(workers: usize) -> Result<u32, Error> {
+    match u32::try_from(workers) {
+        Ok(workers @ 1..) => Ok(workers),
+        _ => Err(refused(format!("a pool of {workers} workers cannot be built"), "give it at least one")),
     }
 }
 
@@ -205,8 +282,8 @@ fn launcher(
 ) -> Result<Box<dyn Launcher>, Error> {
     let local = match (entry(), program) {
         (Entry::Worker, _) => {
-            let advice = "fan out from the root pool";
-            return Err(refused("a pool cannot be built inside a worker".to_owned(), advice));
+            let advice = "its tasks have one: call cx.pool(), and configure it with Worker::nested";
+            return Err(refused("a worker cannot build pools".to_owned(), advice));
         }
         (_, Some(program)) => Local::program(program, args),
         (_, None) if !args.is_empty() => {

@@ -8,15 +8,16 @@ mod view;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 pub use builder::PoolBuilder;
 pub use items::Items;
 pub use run::{AbortHandle, Run};
 
-use crate::driver::{Driver, Options};
+use crate::driver::{self, Driver, Options};
 use crate::event::Stats;
 use crate::task::Task;
 
@@ -143,7 +144,27 @@ impl Pool {
         self.driver().stats()
     }
 
-    fn driver(&self) -> &Driver {
+    pub(crate) fn start(driver: Driver) -> Self {
+        let options = Options { lane: driver.lane(), ..Options::default() };
+        Self { owner: Owner { driver }.into(), options }
+    }
+
+    /// A view for one task, which owns what is submitted through it. The token is cancelled when the task is to stop and when
+    /// it has ended.
+    pub(crate) fn owned(&self, token: CancellationToken, deadline: Option<Instant>) -> Self {
+        let leash = self.driver().leash(token, None);
+        let owner = Arc::new(driver::Owner { leash: Arc::clone(&leash), deadline });
+        let options = Options {
+            lane: self.driver().lane(),
+            deadline,
+            leash: Some(leash),
+            owner: Some(owner),
+            ..Options::default()
+        };
+        Self { owner: Arc::clone(&self.owner), options }
+    }
+
+    pub(crate) fn driver(&self) -> &Driver {
         &self.owner.driver
     }
 }

@@ -78,7 +78,10 @@ impl Pool {
     /// # Ok(()) }
     /// ```
     pub fn with_deadline(&self, deadline: Instant) -> Self {
-        self.view(|options| options.deadline = Some(deadline))
+        self.view(|options| {
+            let latest = options.owner.as_ref().and_then(|owner| owner.deadline);
+            options.deadline = Some(latest.map_or(deadline, |latest| latest.min(deadline)));
+        })
     }
 
     /// A view whose tasks are all cancelled when this token is. Once it is, nothing more is sent. Setting it again replaces
@@ -103,7 +106,7 @@ impl Pool {
     /// # Ok(()) }
     /// ```
     pub fn with_token(&self, token: CancellationToken) -> Self {
-        let leash = self.driver().leash(token);
+        let leash = self.driver().leash(token, self.options.owner.as_deref());
         self.view(|options| options.leash = Some(leash))
     }
 

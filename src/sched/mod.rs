@@ -97,6 +97,8 @@ pub(crate) struct Config {
     pub(crate) cancel_grace: Duration,
     /// From SIGTERM to SIGKILL.
     pub(crate) term_grace: Duration,
+    /// From `Drain` or `Bye` to SIGKILL. It covers whatever a process does at its end.
+    pub(crate) leave_limit: Duration,
 }
 
 impl Default for Config {
@@ -109,6 +111,7 @@ impl Default for Config {
             init_limit: Duration::from_secs(60),
             cancel_grace: Duration::from_secs(1),
             term_grace: Duration::from_secs(1),
+            leave_limit: Duration::from_secs(5),
         }
     }
 }

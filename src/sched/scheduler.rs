@@ -127,6 +127,11 @@ impl Scheduler {
         self.clock.timeout()
     }
 
+    /// Whether it takes tasks.
+    pub(crate) fn is_running(&self) -> bool {
+        self.mode == Mode::Running
+    }
+
     /// A snapshot. Process ids are not known here.
     pub(crate) fn stats(&self, now: Instant) -> Stats {
         let now = self.clock.at(now);

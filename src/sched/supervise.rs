@@ -21,9 +21,6 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// From the end of the link to SIGKILL: the process usually ends in the same instant.
 const HANG_UP_GRACE: Duration = Duration::from_millis(250);
 
-/// From `Drain` or `Bye` to SIGKILL. It covers whatever a process does at its end.
-const LEAVE_LIMIT: Duration = Duration::from_secs(5);
-
 /// From SIGKILL to giving a worker up. What is not dead by then is stuck in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -187,7 +184,7 @@ impl Scheduler {
         let Some(worker) = self.worker_mut(seat) else { return };
         worker.phase = Phase::Leaving;
         let worker = worker.id;
-        self.limit_phase(seat, LEAVE_LIMIT);
+        self.limit_phase(seat, self.config.leave_limit);
         self.list(seat);
         self.act(Action::Drain { worker });
     }
@@ -200,7 +197,7 @@ impl Scheduler {
         let told = worker.phase == Phase::Leaving;
         worker.phase = Phase::Parted { told };
         if !told {
-            self.limit_phase(seat, LEAVE_LIMIT);
+            self.limit_phase(seat, self.config.leave_limit);
         }
         self.list(seat);
     }

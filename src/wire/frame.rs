@@ -136,6 +136,7 @@ pub(crate) struct Hello {
     /// The processes above the worker, its parent first, the root last.
     pub(crate) ancestors: Vec<Ancestor>,
     pub(crate) depth: u8,
+    pub(crate) tree: Tree,
     pub(crate) limits: Limits,
     pub(crate) sandbox: Sandbox,
     /// The most verbose level of log records that the parent wants: 0 none, 1 error … 5 trace.
@@ -148,6 +149,21 @@ pub(crate) struct Ancestor {
     pub(crate) pid: u32,
     /// In clock ticks since boot, as in field 22 of `/proc/PID/stat`.
     pub(crate) start: u64,
+}
+
+/// What holds for the whole tree of pools, and where in it the worker is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tree {
+    /// The workers above this one, the root's first.
+    pub(crate) path: Vec<WorkerId>,
+    /// The depth of the deepest workers that there may be.
+    pub(crate) deepest: u8,
+    /// How many workers of the tree may have something to do at once.
+    pub(crate) places: u32,
+    /// How many processors are meant for each of those.
+    pub(crate) cores: u32,
+    /// How long a pool of the worker's own waits between the rungs of its ladder, in milliseconds.
+    pub(crate) graces_ms: (u32, u32),
 }
 
 /// What the worker must keep to.

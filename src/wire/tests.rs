@@ -11,7 +11,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::codec::{self, Codec, Message, Unsendable, Violation, take_magic};
 use super::frame::{
     Ancestor, Batch, Hello, LeaseKind, Limits, Open, Ready, Run, Sandbox, Shape, TaskType, ToParent,
-    ToWorker, Verdict,
+    ToWorker, Tree, Verdict,
 };
 use super::{HEADER_LIMIT, MESSAGE_LIMIT, PREAMBLE_LIMIT, TO_PARENT_MAGIC, TO_WORKER_MAGIC};
 use crate::id::{TaskId, WorkerId};
@@ -55,6 +55,13 @@ fn golden_to_worker() -> Vec<Golden<ToWorker>> {
         nonce: *b"0123456789abcdef",
         ancestors: vec![Ancestor { pid: 300, start: 70_000 }, Ancestor { pid: 1, start: 2 }],
         depth: 2,
+        tree: Tree {
+            path: vec![WorkerId::new(9, 1)],
+            deepest: 8,
+            places: 16,
+            cores: 2,
+            graces_ms: (800, 640),
+        },
         limits: Limits { message: 256 << 20, slots: 4 },
         sandbox: Sandbox::Contain,
         log: 3,
@@ -65,7 +72,7 @@ fn golden_to_worker() -> Vec<Golden<ToWorker>> {
         (
             ToWorker::Hello(hello),
             b"",
-            "25000000000107033031323334353637383961626364656602ac02f0a2040102028080808001040003",
+            "2f000000000107033031323334353637383961626364656602ac02f0a204010202010901081002a00680058080808001040003",
         ),
         (ToWorker::Run(run), b"input", "0c00000001010201050000696e707574"),
         (
@@ -290,6 +297,13 @@ impl Random {
                 nonce: self.nonce(),
                 ancestors: self.list(|r| Ancestor { pid: r.half(), start: r.word() }),
                 depth: self.u64() as u8,
+                tree: Tree {
+                    path: self.list(|r| WorkerId::new(r.half(), r.half())),
+                    deepest: self.u64() as u8,
+                    places: self.half(),
+                    cores: self.half(),
+                    graces_ms: (self.half(), self.half()),
+                },
                 limits: Limits { message: self.half(), slots: self.half() },
                 sandbox: Sandbox::Contain,
                 log: self.u64() as u8,

@@ -16,6 +16,7 @@ use super::watch::{self, Lives};
 use super::{Worker, leave, prepare, runtime, stdio, turn};
 use crate::sys::signal;
 use crate::task::Table;
+use crate::uplink::Uplink;
 use crate::wire::frame::{Hello, Open, Ready, Sandbox, ToParent};
 use crate::wire::{TO_PARENT_MAGIC, VERSION};
 
@@ -85,7 +86,7 @@ pub(super) fn not_a_pool(found: &str) -> ! {
 }
 
 /// Everything from `Hello` to `Bye`.
-fn serve(started: Started, worker: Worker, parent: Option<u32>) -> io::Result<()> {
+fn serve(started: Started, mut worker: Worker, parent: Option<u32>) -> io::Result<()> {
     let Started { ends, mut lives, greeting: Greeting { hello, page, rest } } = started;
     lives.ancestors(parent, &hello.ancestors);
     let enforced = contain(hello.sandbox)?;
@@ -97,10 +98,11 @@ fn serve(started: Started, worker: Worker, parent: Option<u32>) -> io::Result<()
     greet_back(&shared, &worker.table, &hello);
     watch::start(&shared, lives)?;
     let place = runtime::Place { worker: hello.worker, depth: hello.depth.into() };
+    let uplink = Uplink::new(hello, worker.table.kinds(), worker.nested.take());
     let parallelism = thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(u32::MAX));
     let runtime = runtime::build(&shared)?;
     let open = Open { enforced, parallelism };
-    let states = runtime.block_on(runtime::serve(&shared, worker, &place, open))?;
+    let states = runtime.block_on(runtime::serve(&shared, worker, &place, open, Arc::new(uplink)))?;
     prepare::finish(runtime, states);
     Ok(())
 }

@@ -22,6 +22,7 @@ mod tests;
 mod turn;
 mod watch;
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::Future;
@@ -59,6 +60,8 @@ use crate::wire::arg0;
 pub struct Worker {
     table: Table,
     states: Inits,
+    /// How pools below are configured. Only who builds them knows the type.
+    pub(crate) nested: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// How this process was entered, as far as its `main` has told.
@@ -173,7 +176,7 @@ impl Worker {
     }
 
     /// Adds the tasks and states of another worker, behind those that are there: a crate can offer a `worker()` that knows
-    /// its tasks and what they need.
+    /// its tasks and what they need. What it says of [`nested`](Self::nested) pools counts if nothing was said here.
     ///
     /// ```
     /// # mod images { pub fn worker() -> procpool::Worker { procpool::Worker::new() } }
@@ -191,6 +194,7 @@ impl Worker {
     pub fn include(mut self, other: Self) -> Self {
         self.table.append(other.table);
         self.states.append(other.states);
+        self.nested = self.nested.or(other.nested);
         self
     }
 

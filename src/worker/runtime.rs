@@ -29,6 +29,7 @@ use crate::context::{About, Context};
 use crate::id::WorkerId;
 use crate::state::States;
 use crate::task::Table;
+use crate::uplink::Uplink;
 use crate::wire::frame::{Open, ToParent, Verdict};
 
 /// What is longer than this is not one of very many.
@@ -85,10 +86,13 @@ pub(super) async fn serve(
     worker: Worker,
     place: &Place,
     open: Open,
+    uplink: Arc<Uplink>,
 ) -> io::Result<Arc<States>> {
-    let Worker { table, states } = worker;
+    let Worker { table, states, .. } = worker;
     let mut reader = Reader::new(shared)?;
-    let states = Arc::new(prepare::build(shared, &mut reader, states).await);
+    let mut states = prepare::build(shared, &mut reader, states).await;
+    states.push(Box::new(Arc::clone(&uplink)));
+    let states = Arc::new(states);
     shared.claim().say(ToParent::Open(open));
     let mut main = Main {
         shared,
@@ -109,9 +113,20 @@ pub(super) async fn serve(
             Next::Leave => break,
         }
     }
+    end_below(&uplink, &mut main.reader).await;
     shared.claim().bye();
     poll_fn(|cx| main.reader.poll(cx, |io| !io.has_output())).await;
     Ok(states)
+}
+
+/// Ends the worker's own pool, leaves first, while the link is served. The parent waits only so long.
+async fn end_below(uplink: &Uplink, reader: &mut Reader) {
+    let mut ending = pin!(uplink.end());
+    poll_fn(|cx| {
+        let _ = reader.poll(cx, |_| false);
+        ending.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// The main thread's own state.

@@ -83,6 +83,7 @@ impl Plan {
             init_limit: rng.millis(2_500..10_000),
             cancel_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 3000])),
             term_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 3000])),
+            ..Config::default()
         };
         let chaos = rng.millis(500..12_000);
         let within = |rng: &mut Rng| rng.millis(0..chaos.as_millis() as u64);

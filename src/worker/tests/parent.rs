@@ -19,7 +19,9 @@ use crate::sys::memory::{self, Page};
 use crate::sys::{pidfd, process, socket};
 use crate::task::Task;
 use crate::wire::codec::{Codec, Message, append, decode, take_magic};
-use crate::wire::frame::{Ancestor, Hello, Limits, Open, Ready, Run, Sandbox, ToParent, ToWorker, Verdict};
+use crate::wire::frame::{
+    Ancestor, Hello, Limits, Open, Ready, Run, Sandbox, ToParent, ToWorker, Tree, Verdict,
+};
 use crate::wire::{MESSAGE_LIMIT, TO_WORKER_MAGIC, VERSION, arg0};
 use crate::worker::tests::worker;
 
@@ -33,6 +35,7 @@ pub(crate) fn hello(ancestors: Vec<Ancestor>) -> Hello {
         nonce: [3; 16],
         ancestors,
         depth: 1,
+        tree: Tree { path: vec![], deepest: 8, places: 2, cores: 1, graces_ms: (800, 800) },
         limits: Limits { message: MESSAGE_LIMIT, slots: 1 },
         sandbox: Sandbox::Contain,
         log: 0,

@@ -137,6 +137,11 @@ impl Error {
         self.kind() == ErrorKind::Crashed
     }
 
+    /// Whether the pool's queue was full.
+    pub fn is_overloaded(&self) -> bool {
+        self.kind() == ErrorKind::Overloaded
+    }
+
     /// Whether the task panicked.
     pub fn is_panicked(&self) -> bool {
         self.kind() == ErrorKind::Panicked

@@ -22,6 +22,6 @@ pub use context::Context;
 pub use error::{Error, ErrorKind, Exit};
 pub use event::{Stats, WorkerState, WorkerStats};
 pub use id::{TaskId, WorkerId};
-pub use pool::{AbortHandle, Closing, Items, Pool, PoolBuilder, Run};
+pub use pool::{AbortHandle, Closing, Items, Permit, Pool, PoolBuilder, Run};
 pub use task::Task;
 pub use worker::Worker;

@@ -26,6 +26,8 @@ struct Call {
     serial: u32,
     /// Position in the workers' table of tasks.
     kind: u32,
+    /// Whether it was told that it has a place in the queue.
+    placed: bool,
     /// Whether somebody will still ask for the answer.
     wanted: bool,
     phase: Phase,
@@ -40,6 +42,9 @@ enum Phase {
     },
     Answered(Result<Bytes, Error>),
 }
+
+/// The kind of a call that only has a place yet.
+pub(super) const UNKNOWN: u32 = u32::MAX;
 
 impl Calls {
     /// Adds a call.
@@ -57,7 +62,7 @@ impl Calls {
         let serial = self.serial;
         let id = leash.as_ref().map(|leash| leash.id);
         let phase = Phase::Waiting { input, waker: None, leash };
-        let index = self.calls.insert(Call { serial, kind, wanted: true, phase });
+        let index = self.calls.insert(Call { serial, kind, placed: false, wanted: true, phase });
         let Ok(place) = u32::try_from(index) else {
             self.calls.remove(index);
             return Err(report::too_many());
@@ -77,6 +82,41 @@ impl Calls {
         match self.get(task) {
             Some(Call { kind, phase: Phase::Waiting { input, .. }, .. }) => Some((*kind, input.clone())),
             _ => None,
+        }
+    }
+
+    /// Says what a place is used for, unless that call is answered already.
+    pub(super) fn redeem(&mut self, task: TaskId, real: u32, bytes: Bytes) -> bool {
+        match self.get_mut(task) {
+            Some(Call { kind, phase: Phase::Waiting { input, .. }, .. }) => {
+                (*kind, *input) = (real, bytes);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes that a call has a place in the queue. The waker that is given back is to be woken when the lock is free.
+    pub(super) fn place(&mut self, task: TaskId) -> Option<Waker> {
+        let call = self.get_mut(task)?;
+        call.placed = true;
+        match &mut call.phase {
+            Phase::Waiting { waker, .. } => waker.take(),
+            Phase::Answered(_) => None,
+        }
+    }
+
+    pub(super) fn is_placed(&self, task: TaskId) -> bool {
+        self.get(task).is_some_and(|call| call.placed)
+    }
+
+    /// Asks for a place in the queue; `false`: there is an answer instead. The other waker is as in `poll`.
+    pub(super) fn poll_place(&mut self, task: TaskId, new: Waker) -> (Poll<bool>, Option<Waker>) {
+        match self.get_mut(task) {
+            Some(Call { placed: false, phase: Phase::Waiting { waker, .. }, .. }) => {
+                (Poll::Pending, waker.replace(new))
+            }
+            call => (Poll::Ready(call.is_some_and(|call| call.placed)), Some(new)),
         }
     }
 

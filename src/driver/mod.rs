@@ -10,6 +10,7 @@ mod port;
 mod report;
 mod session;
 mod state;
+mod submit;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU32;
@@ -32,8 +33,9 @@ use crate::sys::ready;
 use crate::task::Task;
 use crate::uplink::Uplink;
 use crate::wire::frame::Tree;
-pub(crate) use options::{Options, Owner};
+pub(crate) use options::{Options, Owner, Place};
 use state::State;
+pub(crate) use submit::Submitted;
 
 /// A running pool, as the typed front sees it. Clones are the same pool; it ends with `abort`, not with the last clone.
 #[derive(Clone)]
@@ -152,8 +154,29 @@ impl Driver {
     /// # Errors
     ///
     /// When the workers do not know the task, or another version of it; when its token is cancelled.
-    pub(crate) fn submit<T: Task>(&self, input: Bytes, options: &Options) -> Result<TaskId, Error> {
-        self.shared.with(|state, now| state.submit::<T>(now, input, options))
+    pub(crate) fn submit<T: Task>(
+        &self,
+        input: Bytes,
+        options: &Options,
+        place: Place,
+    ) -> Result<Submitted, Error> {
+        self.shared.with(|state, now| state.submit::<T>(now, input, options, place))
+    }
+
+    /// Asks for a place in the queue, for a task that will be submitted under the id that is returned.
+    ///
+    /// # Errors
+    ///
+    /// When the token is cancelled. Everything else is the task's answer.
+    pub(crate) fn reserve(&self, options: &Options, patient: bool) -> Result<TaskId, Error> {
+        self.shared.with(|state, now| state.reserve(now, options, patient))
+    }
+
+    /// Asks whether a task has its place in the queue; `false`: it has been answered instead.
+    pub(crate) fn poll_place(&self, task: TaskId, cx: &Context<'_>) -> Poll<bool> {
+        let waker = cx.waker().clone();
+        let (placed, _old) = self.shared.lock(|state| state.calls.poll_place(task, waker));
+        placed
     }
 
     /// Asks for a task's answer; once ready, the task is forgotten.

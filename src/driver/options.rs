@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Driver, Shared};
+use crate::id::TaskId;
 use crate::sched::Spec;
 
 /// The options of a view.
@@ -32,14 +33,37 @@ pub(crate) struct Owner {
 impl Options {
     /// Whether every task from now on would be refused.
     pub(crate) fn is_over(&self) -> bool {
-        self.leash.as_ref().is_some_and(|leash| leash.is_cancelled())
-            || self.deadline.is_some_and(|at| at <= Instant::now())
+        self.is_cancelled() || self.deadline.is_some_and(|at| at <= Instant::now())
     }
 
-    pub(super) fn spec(&self, now: Instant, kind: u32) -> Spec {
-        let deadline = self.deadline.map(|at| at.saturating_duration_since(now));
-        Spec { kind, lane: self.lane, priority: self.priority, timeout: self.timeout, deadline }
+    /// Whether the token was cancelled before the task came.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.leash.as_ref().is_some_and(|leash| leash.is_cancelled())
     }
+
+    pub(super) fn spec(&self, now: Instant, kind: u32, bytes: usize, patient: bool) -> Spec {
+        Spec {
+            kind,
+            lane: self.lane,
+            priority: self.priority,
+            // Messages are not larger.
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+            patient,
+            timeout: self.timeout,
+            deadline: self.deadline.map(|at| at.saturating_duration_since(now)),
+        }
+    }
+}
+
+/// How a task comes by its place in the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place {
+    /// It is refused when there is none.
+    Free,
+    /// It waits until there is one.
+    Awaited,
+    /// It was reserved under this id.
+    Reserved(TaskId),
 }
 
 /// What ties tasks to a token. One task of the runtime watches the token, however many tasks of the pool hang on it; it

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Exit};
 use crate::id::{TaskId, WorkerId};
+use crate::sched::Fullness;
 use crate::wire::VERSION;
 use crate::wire::frame::{Ready, TaskType, Verdict};
 
@@ -156,6 +157,23 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
         {
             report.advice = Some(format!("its last words: {line}").into());
         }
+    })
+}
+
+/// What the caller gets when the queue has no place for the task.
+pub(super) fn overloaded(about: About, full: Fullness) -> Error {
+    let Fullness { queued, reserved, line, limit, bytes, bytes_limit } = full;
+    let limit = if limit == u32::MAX { String::new() } else { format!("{limit} tasks and ") };
+    let mut message = format!(
+        "the queue is full: {queued} tasks wait and {reserved} places are reserved, which counts as {bytes} bytes of \
+         input, of at most {limit}{bytes_limit} bytes"
+    );
+    if line > 0 {
+        message += &format!("; {line} callers wait for a place");
+    }
+    about.error(ErrorKind::Overloaded, message).with(|report| {
+        report.advice =
+            Some("wait for a place with Pool::reserve, or raise queue_limit or queue_bytes".into());
     })
 }
 

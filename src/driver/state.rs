@@ -9,17 +9,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 
+use super::Life;
 use super::calls::Calls;
 use super::port::{Port, TURN};
 use super::report::{self, About, Death, Overdue};
-use super::{Life, Options};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::event::Stats;
 use crate::id::{TaskId, WorkerId};
 use crate::launch::process::Control;
 use crate::launch::service::Alarm;
 use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler};
-use crate::task::{Task, describe};
 use crate::uplink::Uplink;
 use crate::wire::codec::Codec;
 use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Tree, Verdict};
@@ -31,9 +30,9 @@ pub(super) struct State {
     ports: Vec<Option<Port>>,
     codec: Codec<ToParent>,
     /// What the workers can do; from the first one's greeting, and every other must bring the same.
-    table: Option<Vec<TaskType>>,
+    pub(super) table: Option<Vec<TaskType>>,
     /// Positions in the table of the types that were used.
-    kinds: HashMap<TypeId, u32>,
+    pub(super) kinds: HashMap<TypeId, u32>,
     /// The workers above, if this is a pool inside one.
     path: Vec<WorkerId>,
     /// Why a worker could not be started, the last time.
@@ -106,22 +105,6 @@ impl State {
 
     pub(super) fn is_running(&self) -> bool {
         self.sched.is_running()
-    }
-
-    pub(super) fn submit<T: Task>(
-        &mut self,
-        now: Instant,
-        input: Bytes,
-        options: &Options,
-    ) -> Result<TaskId, Error> {
-        let kind = self.kind::<T>()?;
-        // Asked under the lock: whoever watches the token looks for its tasks later, and finds this one.
-        if options.leash.as_ref().is_some_and(|leash| leash.is_cancelled()) {
-            return Err(report::token_cancelled());
-        }
-        let task = self.calls.insert(kind, input, options.leash.clone())?;
-        self.handle(now, Input::Submit { task, spec: options.spec(now, kind) });
-        Ok(task)
     }
 
     /// Cancels every task on a leash.
@@ -333,6 +316,10 @@ impl State {
                 }
                 self.left(worker);
             }
+            Action::Grant { task } => {
+                let waker = self.calls.place(task);
+                self.woken.extend(waker);
+            }
             Action::Resolve { task, outcome } => self.resolve(task, outcome, hand),
             Action::Started { ok: true } => self.live(Life::Started),
             Action::Started { ok: false } => self.live(Life::Failed(self.not_started())),
@@ -368,6 +355,9 @@ impl State {
                 // The scheduler says Answered only while it handles Done.
                 Hand::Empty | Hand::Death(..) => Err(report::closed()),
             },
+            Outcome::Failed { kind: ErrorKind::Overloaded, .. } => {
+                Err(report::overloaded(self.about(task, None, 0), self.sched.fullness()))
+            }
             Outcome::Failed { kind, worker, attempts, may_have_run } => {
                 let about = self.about(task, worker, attempts);
                 let death = match hand {
@@ -417,15 +407,5 @@ impl State {
         let name = kind.map(|kind| kind.name.clone());
         let pid = worker.and_then(|worker| self.port(worker)?.control.as_ref()).map(Control::pid);
         About { task, name, worker, pid, attempts }
-    }
-
-    /// The position of a type in the workers' table.
-    fn kind<T: Task>(&mut self) -> Result<u32, Error> {
-        if let Some(kind) = self.kinds.get(&TypeId::of::<T>()) {
-            return Ok(*kind);
-        }
-        let position = report::find(self.table.as_deref().unwrap_or_default(), &describe::<T>())?;
-        self.kinds.insert(TypeId::of::<T>(), position);
-        Ok(position)
     }
 }

@@ -81,6 +81,42 @@ impl PoolBuilder {
         self
     }
 
+    /// How many tasks may wait. Default: no limit but memory; at least 1.
+    ///
+    /// A task waits from its submission until it is sent to a worker: what runs, and the little that busy workers are sent
+    /// ahead, does not count ([`Stats::queued`](crate::Stats::queued) is what does). Places that are
+    /// [reserved](Pool::reserve) count. When so many wait, [`Pool::run`] refuses with
+    /// [`Overloaded`](ErrorKind::Overloaded), [`Pool::reserve`] waits for a place, and so do [`Pool::map`] and
+    /// [`Pool::map_unordered`]. A task that comes back from a lost worker is never refused.
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Error, Pool, Task};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example() -> Result<(), Error> {
+    /// let pool = Pool::builder().queue_limit(1000).build().await?;
+    /// match pool.run(Square(12)).await {
+    ///     Err(error) if error.is_overloaded() => println!("try again later: {error}"),
+    ///     other => println!("{}", other?),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn queue_limit(mut self, tasks: usize) -> Self {
+        self.config.queue_limit = u32::try_from(tasks).unwrap_or(u32::MAX);
+        self
+    }
+
+    /// How many bytes of encoded input the tasks may have together that wait. Default: 1 GiB.
+    ///
+    /// As [`queue_limit`](Self::queue_limit) otherwise; whichever is reached first counts. An input that is larger than
+    /// all of it is let in when nothing else waits. A place that is [reserved](Pool::reserve) counts 64 KiB until its task
+    /// is there.
+    pub fn queue_bytes(mut self, bytes: u64) -> Self {
+        self.config.queue_bytes = bytes;
+        self
+    }
+
     /// How long a cancelled task may take to clean up before its worker gets SIGTERM. Default: 1 s; in the pool of a worker
     /// 0.8 times that of the pool above.
     pub fn cancel_grace(mut self, grace: Duration) -> Self {

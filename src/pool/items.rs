@@ -9,7 +9,7 @@ use futures::stream::{FusedStream, FuturesUnordered, Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
 use super::run::Run;
-use crate::driver::{Driver, Options};
+use crate::driver::{Driver, Options, Place};
 use crate::error::Error;
 use crate::task::Task;
 
@@ -31,6 +31,8 @@ pub struct Items<O> {
     started: u64,
     ahead_bytes: usize,
     running: Running<O>,
+    /// The last one that was started, while it waits for a place in the queue.
+    waiting: Option<Indexed<O>>,
 }
 
 enum Running<O> {
@@ -74,23 +76,38 @@ impl<O: DeserializeOwned> Items<O> {
                 return None;
             }
             over = options.is_over();
-            tasks.next().map(|task| Run::start(&driver, &options, &task))
+            tasks.next().map(|task| Run::start(&driver, &options, &task, Place::Awaited))
         });
-        Self { next: Some(next), started: 0, ahead_bytes: 0, running }
+        Self { next: Some(next), started: 0, ahead_bytes: 0, running, waiting: None }
     }
 
-    /// Starts tasks until enough are under way.
-    fn fill(&mut self) {
-        while self.running.len() < AHEAD && self.ahead_bytes < AHEAD_BYTES {
+    /// Starts tasks until enough are under way, or one has to wait for a place in the queue. That one is submitted: it needs
+    /// nobody to poll it, and keeps no place from others while nobody does.
+    fn fill(&mut self, cx: &Context<'_>) {
+        loop {
+            if let Some(waiting) = self.waiting.take() {
+                if waiting.run.poll_place(cx).is_pending() {
+                    self.waiting = Some(waiting);
+                    return;
+                }
+                self.running.push(waiting);
+            }
+            if self.running.len() >= AHEAD || self.ahead_bytes >= AHEAD_BYTES {
+                return;
+            }
             let Some(next) = &mut self.next else { return };
             let Some(run) = next() else {
                 self.next = None;
                 return;
             };
             self.ahead_bytes += run.bytes;
-            self.running.push(Indexed { run, index: self.started });
+            self.waiting = Some(Indexed { run, index: self.started });
             self.started += 1;
         }
+    }
+
+    fn under_way(&self) -> usize {
+        self.running.len() + usize::from(self.waiting.is_some())
     }
 }
 
@@ -99,24 +116,25 @@ impl<O: DeserializeOwned> Stream for Items<O> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        this.fill();
+        this.fill(cx);
         match ready!(this.running.poll_next(cx)) {
             Some((bytes, result)) => {
                 this.ahead_bytes -= bytes;
                 Poll::Ready(Some(result))
             }
+            None if this.waiting.is_some() => Poll::Pending,
             None => Poll::Ready(None),
         }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.running.len(), self.next.is_none().then_some(self.running.len()))
+        (self.under_way(), self.next.is_none().then_some(self.under_way()))
     }
 }
 
 impl<O: DeserializeOwned> FusedStream for Items<O> {
     fn is_terminated(&self) -> bool {
-        self.next.is_none() && self.running.len() == 0
+        self.next.is_none() && self.under_way() == 0
     }
 }
 
@@ -124,7 +142,7 @@ impl<O> std::fmt::Debug for Items<O> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Items")
             .field("started", &self.started)
-            .field("under_way", &self.running.len())
+            .field("under_way", &(self.running.len() + usize::from(self.waiting.is_some())))
             .finish_non_exhaustive()
     }
 }

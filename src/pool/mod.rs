@@ -2,6 +2,7 @@
 
 mod builder;
 mod items;
+mod permit;
 mod run;
 mod view;
 
@@ -15,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use builder::PoolBuilder;
 pub use items::Items;
+pub use permit::Permit;
 pub use run::{AbortHandle, Run};
 
-use crate::driver::{self, Driver, Options};
+use crate::driver::{self, Driver, Options, Place};
 use crate::event::Stats;
 use crate::task::Task;
 
@@ -66,19 +68,22 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// All of them come out of the `Run`: see [`ErrorKind`](crate::ErrorKind).
+    /// All of them come out of the `Run`: see [`ErrorKind`](crate::ErrorKind). When the queue is full
+    /// ([`queue_limit`](PoolBuilder::queue_limit), [`queue_bytes`](PoolBuilder::queue_bytes)), the task is refused with
+    /// [`Overloaded`](crate::ErrorKind::Overloaded); [`reserve`](Self::reserve) waits instead.
     ///
     /// # Panics
     ///
     /// Never, save where the task's own `Serialize` does.
     pub fn run<T: Task>(&self, task: T) -> Run<T::Output> {
-        Run::start(self.driver(), &self.options, &task)
+        Run::start(self.driver(), &self.options, &task, Place::Free)
     }
 
     /// Runs a task for every input and gives the outputs in the order of the inputs.
     ///
     /// Lazy: inputs are taken while the stream is polled, at most 1 024 or 4 MiB of encoded input ahead of what has been
-    /// taken out of it, so endless iterators are welcome. An error is one item and does not end the stream; only when the
+    /// taken out of it, so endless iterators are welcome. When the pool's queue is full it waits for places there, in turn
+    /// with everybody else who does. An error is one item and does not end the stream; only when the
     /// view's deadline has passed or its token is cancelled, the next input's error is the last item and stands for all
     /// inputs that were not taken.
     /// [`Error::index`](crate::Error::index) names an error's input. Dropping the stream cancels what is under way.
@@ -216,5 +221,6 @@ const _: fn() = || {
     is_sent::<Run<std::rc::Rc<()>>>();
     is_sent::<Items<u64>>();
     is_sent::<Closing>();
+    is_sent::<Permit>();
     is_sent::<PoolBuilder>();
 };

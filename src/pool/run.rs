@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::driver::{Driver, Options};
+use crate::driver::{Driver, Options, Place, Submitted};
 use crate::error::{Error, ErrorKind};
 use crate::id::TaskId;
 use crate::task::Task;
@@ -37,6 +37,8 @@ pub struct Run<O> {
     state: State,
     /// How many bytes the input has when it is encoded.
     pub(super) bytes: usize,
+    /// Whether it did not have to wait for a place in the queue.
+    pub(super) placed: bool,
     output: PhantomData<fn() -> O>,
 }
 
@@ -58,17 +60,32 @@ pub struct AbortHandle {
 }
 
 impl<O: DeserializeOwned> Run<O> {
-    pub(super) fn start<T: Task<Output = O>>(driver: &Driver, options: &Options, task: &T) -> Self {
+    pub(super) fn start<T: Task<Output = O>>(
+        driver: &Driver,
+        options: &Options,
+        task: &T,
+        place: Place,
+    ) -> Self {
         let mut bytes = 0;
         let submitted = encode(task, driver.limit()).and_then(|input| {
             bytes = input.len();
-            driver.submit::<T>(input, options)
+            driver.submit::<T>(input, options, place)
         });
-        let state = match submitted {
-            Ok(task) => State::Running(task),
-            Err(error) => State::Refused(error.with(|report| report.task_name = Some(T::NAME.into()))),
+        let (state, placed) = match submitted {
+            Ok(Submitted { task, placed }) => (State::Running(task), placed),
+            Err(error) => {
+                (State::Refused(error.with(|report| report.task_name = Some(T::NAME.into()))), true)
+            }
         };
-        Self { driver: driver.clone(), name: T::NAME, state, bytes, output: PhantomData }
+        Self { driver: driver.clone(), name: T::NAME, state, bytes, placed, output: PhantomData }
+    }
+
+    /// Resolves when the task has a place in the queue, or an answer. To be asked before the answer is asked for.
+    pub(super) fn poll_place(&self, cx: &Context<'_>) -> Poll<()> {
+        match self.state {
+            State::Running(task) if !self.placed => self.driver.poll_place(task, cx).map(drop),
+            _ => Poll::Ready(()),
+        }
     }
 
     /// Cancels the task and resolves when it is really gone: with its output if it was done first, otherwise with

@@ -12,6 +12,7 @@ use crate::sched::worker::{Cause, Worker};
 impl Scheduler {
     pub(super) fn drain(&mut self) {
         self.mode = self.mode.max(Mode::Draining);
+        self.call_in();
     }
 
     pub(super) fn shutdown(&mut self, limit: Duration) {
@@ -24,6 +25,7 @@ impl Scheduler {
         if sooner {
             self.mode = Mode::Closing;
             self.fail_queue(ErrorKind::Closed, None);
+            self.call_in();
             self.clock.arm(Alarm::Limit, &mut self.limit, limit);
             // What was sent ahead waits as much as the queue did.
             for seat in self.seats_where(|seat| seat.worker.is_some()) {
@@ -39,6 +41,7 @@ impl Scheduler {
         }
         self.mode = Mode::Closing;
         self.fail_queue(ErrorKind::Closed, None);
+        self.call_in();
         self.clock.disarm(Alarm::Limit, &mut self.limit);
         for seat in self.seats_where(|seat| seat.worker.is_some()) {
             while let Some(index) = self.worker(seat).and_then(|worker| worker.tasks.first()) {

@@ -17,6 +17,8 @@ pub(super) struct Queue {
     /// Places among the lanes that are free.
     free: Vec<u32>,
     len: u32,
+    /// How large the inputs of all that waits are together.
+    bytes: u64,
 }
 
 /// The lanes of one priority.
@@ -58,6 +60,10 @@ impl Queue {
         self.len == 0
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether this priority is higher than that of anything that waits, and there have ever been lower ones.
     pub(super) fn is_first(&self, priority: i8) -> bool {
         let lower = self.levels.last().is_some_and(|lowest| lowest.priority < priority);
@@ -73,6 +79,7 @@ impl Queue {
         }
         self.lanes[place as usize].tasks.push_back(tasks, index);
         self.len += 1;
+        self.bytes += tasks.bytes(index);
     }
 
     /// Takes out the task that is next. `stuck`, a planted bug: its caller's turn does not end.
@@ -82,6 +89,7 @@ impl Queue {
         let place = self.levels[level].ring.first()?;
         let index = self.lanes[place as usize].tasks.pop_front(tasks)?;
         self.len -= 1;
+        self.bytes -= tasks.bytes(index);
         if self.lanes[place as usize].tasks.is_empty() {
             self.close(level, place);
         } else if self.levels[level].ring.len() > 1 && !stuck {
@@ -97,6 +105,7 @@ impl Queue {
         let (level, place) = self.place(tasks, index);
         self.lanes[place as usize].tasks.unlink(tasks, index);
         self.len -= 1;
+        self.bytes -= tasks.bytes(index);
         if self.lanes[place as usize].tasks.is_empty() {
             self.close(level, place);
         }
@@ -125,6 +134,7 @@ impl Queue {
                 self.levels[level].ring.push_front(&mut self.lanes, place);
             }
             self.len += 1;
+            self.bytes += tasks.bytes(index);
         }
     }
 
@@ -207,7 +217,8 @@ mod tests {
         let (mut queue, mut tasks) = (Queue::default(), Tasks::default());
         for (index, &(priority, lane)) in (0..).zip(specs) {
             let spec = Spec { priority, lane, ..Spec::default() };
-            assert!(tasks.insert(Task::new(TaskId::new(index, index), u64::from(index), spec)));
+            let order = u64::from(index);
+            assert!(tasks.insert(Task { order, ..Task::new(TaskId::new(index, index), spec) }));
             queue.push(&mut tasks, index);
         }
         (queue, tasks)

@@ -44,7 +44,7 @@ impl Scheduler {
             return self.stop(index, kind);
         }
         let ran = task.ran;
-        self.queue.remove(&mut self.tasks, index);
+        self.withdraw(index);
         self.fail(index, kind, None, ran);
     }
 

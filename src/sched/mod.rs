@@ -24,6 +24,7 @@
 //! | `scheduler` | inputs in, actions out; queue to worker and back |
 //! | `queue` | the table of tasks and the lists through it |
 //! | `lanes` | what waits, and which of it is next: priorities, callers in turn |
+//! | `places` | who gets into the queue: its bound, and the line before it |
 //! | `worker` | what is known of a worker and its seat; back-off and bucket |
 //! | `limits` | timeouts and deadlines |
 //! | `supervise` | the ladder, pings, limits, killing |
@@ -43,7 +44,7 @@
 //! 3. A worker holds at most `slots` tasks; the emptiest open worker is served first; no task waits beside room.
 //! 4. Nothing is sent to a worker that has not opened, was told to go, got SIGTERM or SIGKILL, said `Bye` or hung up.
 //! 5. Of what waits the highest priority is sent first; within it callers take turns, and a caller's tasks are sent in
-//!    the order of submission. No task is sent after its deadline.
+//!    the order in which they came into the queue. No task is sent after its deadline.
 //! 6. A loss or a violation touches only that worker's tasks, and only a worker with a reason is killed. Time in which
 //!    this process did not run is no reason.
 //! 7. After `Shutdown`, `Drain` or `Abort` it always gets to "no tasks, no workers" and says `Closed` once. After the
@@ -54,6 +55,8 @@
 //! 10. [`Scheduler::poll_timeout`] lies after the last call, always: nothing that is due is left undone.
 //! 11. An alarm has an owner who knows of it; every phase of a worker but `Open`, and every task on the ladder, has one.
 //! 12. Counts are derived from tables.
+//! 13. No task comes into the queue beyond its bound; only what workers give back may exceed it. Whoever waits for a
+//!     place gets one as soon as there is one, first come first served.
 
 #[macro_use]
 mod plant;
@@ -64,6 +67,7 @@ mod close;
 mod forecast;
 mod lanes;
 mod limits;
+mod places;
 mod queue;
 mod scheduler;
 #[cfg(test)]
@@ -78,6 +82,7 @@ use std::time::Duration;
 
 use crate::error::ErrorKind;
 use crate::id::{TaskId, WorkerId};
+pub(crate) use crate::sched::places::Fullness;
 pub(crate) use crate::sched::scheduler::Scheduler;
 
 /// How a pool is to be run.
@@ -89,6 +94,10 @@ pub(crate) struct Config {
     pub(crate) slots: u32,
     /// How many more it may be sent ahead, at most. Within that, predicted service times decide.
     pub(crate) ahead: u32,
+    /// How many tasks may wait that no worker holds; at least 1.
+    pub(crate) queue_limit: u32,
+    /// How large the inputs of those tasks may be together.
+    pub(crate) queue_bytes: u64,
     /// From the launch to `Ready`.
     pub(crate) start_limit: Duration,
     /// From `Ready` to `Open`.
@@ -107,6 +116,8 @@ impl Default for Config {
             workers: 1,
             slots: 1,
             ahead: 1024,
+            queue_limit: u32::MAX,
+            queue_bytes: 1 << 30,
             start_limit: Duration::from_secs(10),
             init_limit: Duration::from_secs(60),
             cancel_grace: Duration::from_secs(1),
@@ -125,6 +136,10 @@ pub(crate) struct Spec {
     pub(crate) lane: u32,
     /// Higher goes first.
     pub(crate) priority: i8,
+    /// How large its input is.
+    pub(crate) bytes: u32,
+    /// Whether it waits for a place in the queue when there is none, and is not refused.
+    pub(crate) patient: bool,
     /// How long one attempt may take, from when it comes to be one of those that its worker runs.
     pub(crate) timeout: Option<Duration>,
     /// After how long it is too late for it, waiting included. Time in which this process did not run counts.
@@ -138,9 +153,15 @@ pub(crate) enum Input {
     Start,
     /// A caller wants this task run. The driver chose the id: its index is free in the driver's table. Resolved at once
     /// when the pool is closing (`Closed`), when it is too late already (`TimedOut`), or when starting workers has been
-    /// given up and no probe is under way (`Launch`).
+    /// given up and no probe is under way (`Launch`), or when the queue is full and the caller is not `patient`
+    /// (`Overloaded`).
     Submit { task: TaskId, spec: Spec },
-    /// A caller no longer wants this task. Stale ids are ignored.
+    /// A caller wants a place in the queue for a task of which nothing is known yet. Resolved like `Submit`; otherwise
+    /// `Grant` answers it, at once if the caller is not `patient`.
+    Reserve { task: TaskId, spec: Spec },
+    /// What a place that was granted is used for. It was resolved meanwhile, or it goes into the queue.
+    Redeem { task: TaskId, spec: Spec },
+    /// A caller no longer wants this task, or its place. Stale ids are ignored.
     Cancel { task: TaskId },
     /// The worker greeted.
     Ready { worker: WorkerId },
@@ -205,6 +226,8 @@ pub(crate) enum Action {
     Kill { worker: WorkerId },
     /// Even SIGKILL did not help: let go of the worker. `Lost` need not follow and is ignored.
     Abandon { worker: WorkerId },
+    /// Tell the caller that the task, patient or merely reserved for, has a place in the queue. Once per task.
+    Grant { task: TaskId },
     /// Give this to the task's caller and forget the task. Exactly once per task.
     Resolve { task: TaskId, outcome: Outcome },
     /// The first worker opened (`ok`), or starting them has been given up for now: three starts in a row have failed and

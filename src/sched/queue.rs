@@ -118,11 +118,14 @@ fn some(index: u32) -> Option<u32> {
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) id: TaskId,
-    /// Its place in the order of submission.
+    /// Its place in the order in which tasks came into the queue, once it has.
     pub(super) order: u64,
     pub(super) kind: u32,
     pub(super) lane: u32,
     pub(super) priority: i8,
+    pub(super) stand: Stand,
+    /// How large its input is.
+    pub(super) bytes: u32,
     /// Apart, since most tasks have none and all of them pass through the processor's cache.
     pub(super) limits: Option<Box<Limits>>,
     /// How often it was sent.
@@ -131,6 +134,19 @@ pub(super) struct Task {
     pub(super) ran: bool,
     /// `None`: queued.
     pub(super) sent: Option<Sent>,
+}
+
+/// How far a task has come that no worker holds yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stand {
+    /// Its caller waits for a place in the queue, and will say later what for.
+    Asking,
+    /// Its caller has the place, and has not said what for.
+    Reserved,
+    /// It waits for a place in the queue.
+    Outside,
+    /// It has come into the queue.
+    Inside,
 }
 
 /// The time that a task is given.
@@ -178,9 +194,21 @@ pub(super) enum Rung {
 }
 
 impl Task {
-    pub(super) fn new(id: TaskId, order: u64, spec: Spec) -> Self {
-        let Spec { kind, lane, priority, .. } = spec;
-        Self { id, order, kind, lane, priority, limits: None, attempts: 0, ran: false, sent: None }
+    pub(super) fn new(id: TaskId, spec: Spec) -> Self {
+        let Spec { kind, lane, priority, bytes, .. } = spec;
+        Self {
+            id,
+            order: 0,
+            kind,
+            lane,
+            priority,
+            stand: Stand::Outside,
+            bytes,
+            limits: None,
+            attempts: 0,
+            ran: false,
+            sent: None,
+        }
     }
 
     pub(super) fn timeout(&self) -> Option<Time> {
@@ -245,6 +273,10 @@ impl Tasks {
         self.at(index).map_or(u64::MAX, |task| task.order)
     }
 
+    pub(super) fn bytes(&self, index: u32) -> u64 {
+        self.at(index).map_or(0, |task| task.bytes.into())
+    }
+
     #[cfg(test)]
     pub(super) fn all(&self) -> impl Iterator<Item = &Task> {
         self.entries.iter().filter_map(|entry| entry.task.as_ref())
@@ -273,7 +305,8 @@ mod tests {
     fn table(orders: &[u64]) -> Tasks {
         let mut tasks = Tasks::default();
         for (index, &order) in (0..).zip(orders) {
-            assert!(tasks.insert(Task::new(TaskId::new(index, index), order, Spec::default())));
+            let task = Task { order, ..Task::new(TaskId::new(index, index), Spec::default()) };
+            assert!(tasks.insert(task));
         }
         tasks
     }

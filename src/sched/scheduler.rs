@@ -11,11 +11,12 @@ use crate::sched::ahead::WORTH;
 use crate::sched::clock::{Alarm, Clock, Time};
 use crate::sched::forecast::Forecast;
 use crate::sched::lanes::Queue;
+use crate::sched::places::Places;
 use crate::sched::queue::{List, Sent, Task, Tasks};
 use crate::sched::staff::Staff;
 use crate::sched::supervise::WATCH;
 use crate::sched::worker::{Cause, Phase, Seat, Worker};
-use crate::sched::{Action, Answer, Config, Input, Outcome, Spec};
+use crate::sched::{Action, Answer, Config, Input, Outcome};
 
 /// Who runs what, when, and what a loss means. See the room's door for the rules that it keeps.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Scheduler {
     pub(super) tasks: Tasks,
     /// The tasks that wait.
     pub(super) queue: Queue,
+    /// Those that wait for a place in the queue, and places that are kept free.
+    pub(super) places: Places,
     pub(super) seats: Vec<Seat>,
     /// The seats whose worker can be given tasks, or asked for some back, by how much it has to do.
     pub(super) ready: Vec<List>,
@@ -37,7 +40,6 @@ pub(crate) struct Scheduler {
     pub(super) limit: Option<Time>,
     /// Whether any task ever had a timeout: most pools know none, and need not look.
     pub(super) timed: bool,
-    submitted: u64,
     finished: u64,
     actions: VecDeque<Action>,
     #[cfg(test)]
@@ -58,12 +60,15 @@ pub(super) enum Mode {
 impl Scheduler {
     /// A scheduler that does nothing yet: `Start` comes first.
     pub(crate) fn new(config: Config) -> Self {
-        let config = Config { workers: config.workers.max(1), slots: config.slots.max(1), ..config };
+        let Config { workers, slots, queue_limit, .. } = config;
+        let (workers, slots, queue_limit) = (workers.max(1), slots.max(1), queue_limit.max(1));
+        let config = Config { workers, slots, queue_limit, ..config };
         Self {
             mode: Mode::Running,
             clock: Clock::default(),
             tasks: Tasks::default(),
             queue: Queue::default(),
+            places: Places::default(),
             seats: (0..config.workers).map(|_| Seat::default()).collect(),
             ready: Self::levels(config.slots),
             forecast: Forecast::default(),
@@ -71,7 +76,6 @@ impl Scheduler {
             staff: Staff::new(config.workers),
             limit: None,
             timed: false,
-            submitted: 0,
             finished: 0,
             actions: VecDeque::new(),
             #[cfg(test)]
@@ -86,6 +90,8 @@ impl Scheduler {
         match input {
             Input::Start => self.start(),
             Input::Submit { task, spec } => self.submit(task, spec),
+            Input::Reserve { task, spec } => self.reserve(task, spec),
+            Input::Redeem { task, spec } => self.redeem(task, spec),
             Input::Cancel { task } => self.cancel(task),
             Input::Shutdown { limit } => self.shutdown(limit),
             Input::Drain => self.drain(),
@@ -112,6 +118,9 @@ impl Scheduler {
             self.ring(alarm);
         }
         self.dispatch();
+        while self.admit() {
+            self.dispatch();
+        }
         self.rebalance();
         self.wind_down();
         self.clock.rest();
@@ -178,29 +187,6 @@ impl Scheduler {
             Input::Recalled { tasks, .. } => self.recalled(seat, &tasks),
             Input::Bye { .. } => self.parted(seat),
             _ => {}
-        }
-    }
-
-    fn submit(&mut self, id: TaskId, spec: Spec) {
-        self.submitted += 1;
-        let fresh = self.tasks.insert(Task::new(id, self.submitted, spec));
-        debug_assert!(fresh, "{id:?} was submitted to a place that is taken");
-        if !fresh {
-            return;
-        }
-        if self.mode > Mode::Running {
-            self.fail(id.index, ErrorKind::Closed, None, false);
-        } else if spec.deadline.is_some_and(|left| left.is_zero()) {
-            self.fail(id.index, ErrorKind::TimedOut, None, false);
-        } else if let Some(worker) = self.staff.gave_up {
-            self.fail(id.index, ErrorKind::Launch, Some(worker), false);
-        } else {
-            self.limit(id.index, &spec);
-            let first = self.queue.is_first(spec.priority);
-            self.queue.push(&mut self.tasks, id.index);
-            if first {
-                self.make_way(spec.priority);
-            }
         }
     }
 
@@ -357,14 +343,6 @@ impl Scheduler {
     pub(super) fn fail(&mut self, index: u32, kind: ErrorKind, worker: Option<WorkerId>, may_have_run: bool) {
         let attempts = self.tasks.at(index).map_or(0, |task| task.attempts);
         self.resolve(index, Outcome::Failed { kind, worker, attempts, may_have_run });
-    }
-
-    /// Fails everything that waits.
-    pub(super) fn fail_queue(&mut self, kind: ErrorKind, worker: Option<WorkerId>) {
-        while let Some(index) = self.queue.pop(&mut self.tasks, false) {
-            let ran = self.tasks.at(index).is_some_and(|task| task.ran);
-            self.fail(index, kind, worker, ran);
-        }
     }
 
     pub(super) fn act(&mut self, action: Action) {

@@ -2,7 +2,7 @@
 
 use super::{Checked, ensure};
 use crate::sched::clock::{Alarm, Time};
-use crate::sched::queue::{Sent, Task};
+use crate::sched::queue::{List, Sent, Stand, Task};
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Phase, Worker};
 
@@ -67,8 +67,16 @@ impl Scheduler {
         ensure!(self.queue.width() <= lanes + self.queue.height(), "empty lanes are kept");
         ensure!(queued.len() == self.queue.len() as usize, "the queue's length");
         ensure!(queued.iter().all(|task| task.sent.is_none()), "a task is queued and sent");
+        let bytes: u64 = queued.iter().map(|task| u64::from(task.bytes)).sum();
+        ensure!(bytes == self.queue.bytes(), "the queue's bytes");
         let held: u32 = self.workers().map(|worker| worker.tasks.len()).sum();
-        ensure!(queued.len() + held as usize == self.tasks.count(), "a task is in no list");
+        let (line, reserved) = (self.places.line, self.places.reserved);
+        let listed = queued.len() as u32 + held + line.len() + reserved.len();
+        ensure!(listed as usize == self.tasks.count(), "a task is in no list");
+        let stands = |list: List| list.iter(&self.tasks).filter_map(|task| Some(self.tasks.at(task)?.stand));
+        let outside = |stand| matches!(stand, Stand::Asking | Stand::Outside);
+        ensure!(stands(line).all(outside), "the line is out of line");
+        ensure!(stands(reserved).all(|stand| stand == Stand::Reserved), "a place is kept for nothing");
         ensure!(queued.is_empty() || self.mode < Mode::Closing, "closing, yet tasks wait");
         ensure!(queued.is_empty() || self.roomy().is_none(), "tasks wait beside room");
         Ok(())

@@ -28,6 +28,7 @@ impl Model {
                 self.is_in_time(task, left)
             }
             Action::Cancel { worker, task, grace } => self.cancel(worker, task, grace),
+            Action::Grant { task } => self.grant(task),
             Action::Resolve { task, outcome } => self.resolve(task, outcome),
             Action::Started { ok } => {
                 ensure!(self.started != Some(true) && self.started != Some(ok), "started twice");
@@ -272,6 +273,11 @@ impl Model {
         Ok(())
     }
 
+    /// Whether starting workers may have been given up.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.failures >= 3 && self.workers.values().all(|it| it.opened.is_some() && !it.takes_tasks())
+    }
+
     fn resolve(&mut self, task: TaskId, outcome: Outcome) -> Checked {
         let record = self.tasks.get(&task).ok_or_else(|| format!("{task:?} is resolved again"))?;
         let kind = match outcome {
@@ -288,9 +294,8 @@ impl Model {
         };
         match &record.state {
             State::Must(kinds) => ensure!(kinds.contains(&kind), "{task:?}: {kinds:?}, not {outcome:?}"),
-            State::Waiting => {
-                let hopeless = self.workers.values().all(|it| it.opened.is_some() && !it.takes_tasks());
-                let launch = kind == Some(ErrorKind::Launch) && self.failures >= 3 && hopeless;
+            State::Outside { .. } | State::Reserved | State::Waiting => {
+                let launch = kind == Some(ErrorKind::Launch) && self.is_hopeless();
                 let late = kind == Some(ErrorKind::TimedOut) && record.doubtful;
                 ensure!(launch || late, "{task:?}, which waits, is resolved: {outcome:?}");
             }
@@ -298,6 +303,8 @@ impl Model {
         }
         let order = record.order;
         self.waiting.remove(&(order, task));
+        self.line.retain(|other| *other != task);
+        self.reserved.remove(&task);
         self.tasks.remove(&task);
         Ok(())
     }
@@ -308,6 +315,7 @@ impl Model {
             self.compare_loads()?;
         }
         self.are_in_time()?;
+        self.is_line_served()?;
         self.end_turns();
         self.tasks.values_mut().for_each(|record| record.doubtful = false);
         let ladder = self.config.cancel_grace + self.config.term_grace + SECOND + SLACK;

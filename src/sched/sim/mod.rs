@@ -6,6 +6,7 @@
 //!  rng   ── one seed, one sequence           judge ── what he demands of every action, and after every call
 //!  world ── time, users, the driver          order ── whose turn it is
 //!  fakes ── workers, good and bad            time  ── when a task's time is over
+//!                                            line  ── how full the queue is, and who waits before it
 //!                                            check ── what the tables must agree on
 //! ```
 //!
@@ -16,6 +17,7 @@
 mod check;
 mod fakes;
 mod judge;
+mod line;
 mod model;
 mod order;
 mod plan;
@@ -76,9 +78,15 @@ pub(in crate::sched) enum Bug {
     TimeAhead,
     /// One caller's turn does not end.
     StarveLane,
+    /// The queue has a place for everybody.
+    OverFill,
+    /// Who comes takes the place that others wait for.
+    JumpLine,
+    /// The line moves only when the queue is empty.
+    ForgetLine,
 }
 
-const BUGS: [(&str, Bug); 16] = [
+const BUGS: [(&str, Bug); 19] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -95,13 +103,16 @@ const BUGS: [(&str, Bug); 16] = [
     ("ignore-deadline", Bug::IgnoreDeadline),
     ("time-ahead", Bug::TimeAhead),
     ("starve-lane", Bug::StarveLane),
+    ("over-fill", Bug::OverFill),
+    ("jump-line", Bug::JumpLine),
+    ("forget-line", Bug::ForgetLine),
 ];
 
 /// How many fixed seeds, and how many that change with every commit.
 const SEEDS: u64 = 500;
 
 /// What the seeds together have to get to, at least 20 times each.
-const REACHED: [&str; 23] = [
+const REACHED: [&str; 25] = [
     "Abandon",
     "Cancel",
     "Closed",
@@ -113,10 +124,12 @@ const REACHED: [&str; 23] = [
     "Failed Collateral, perhaps run",
     "Failed Crashed, perhaps run",
     "Failed Launch",
+    "Failed Overloaded",
     "Failed Protocol, perhaps run",
     "Failed TimedOut",
     "Failed TimedOut, perhaps run",
     "Failed Unresponsive, perhaps run",
+    "Grant",
     "Kill",
     "Launch",
     "Ping",

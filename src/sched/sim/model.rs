@@ -1,7 +1,7 @@
 //! What a bystander knows who sees every input and every action, and what the inputs oblige the scheduler to. He knows
 //! nothing of how the scheduler works.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::order::Turns;
@@ -17,12 +17,15 @@ pub(super) struct Model {
     /// How long the parent stood still, all in all.
     pub(super) stalled: Duration,
     pub(super) tasks: BTreeMap<TaskId, Record>,
-    /// By order of submission.
+    /// By the order in which they came into the queue.
     pub(super) waiting: BTreeSet<(u64, TaskId)>,
+    /// Those before the queue, first come first served, and those who have a place there and have not used it.
+    pub(super) line: VecDeque<TaskId>,
+    pub(super) reserved: BTreeSet<TaskId>,
     pub(super) turns: Turns,
     pub(super) workers: BTreeMap<WorkerId, Known>,
     pub(super) seats: BTreeMap<u32, Past>,
-    pub(super) submitted: u64,
+    pub(super) entered: u64,
     pub(super) closing: Option<Closing>,
     pub(super) closed: bool,
     pub(super) started: Option<bool>,
@@ -47,6 +50,12 @@ pub(super) struct Record {
 }
 
 pub(super) enum State {
+    /// Before the queue. `asks`: for a place, and nothing is known of the task yet.
+    Outside {
+        asks: bool,
+    },
+    /// A place in the queue is kept for it.
+    Reserved,
     Waiting,
     On(Held),
     /// Has to be resolved before the call is over, to one of these; `None` is an answer.
@@ -122,10 +131,12 @@ impl Model {
             stalled: Duration::ZERO,
             tasks: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            line: VecDeque::new(),
+            reserved: BTreeSet::new(),
             turns: Turns::default(),
             workers: BTreeMap::new(),
             seats: BTreeMap::new(),
-            submitted: 0,
+            entered: 0,
             closing: None,
             closed: false,
             started: None,
@@ -161,6 +172,8 @@ impl Model {
     pub(super) fn demand(&mut self, task: TaskId, kinds: &[Option<ErrorKind>]) {
         if let Some(record) = self.tasks.get_mut(&task) {
             self.waiting.remove(&(record.order, task));
+            self.line.retain(|other| *other != task);
+            self.reserved.remove(&task);
             record.state = State::Must(kinds.to_vec());
         }
     }
@@ -168,19 +181,9 @@ impl Model {
     /// What an input means, before the scheduler has seen it.
     pub(super) fn input(&mut self, input: &Input) {
         match *input {
-            Input::Submit { task, spec } => {
-                self.submitted += 1;
-                let deadline = spec.deadline.map(|left| self.now + left);
-                let order = self.submitted;
-                let state = State::Waiting;
-                let record =
-                    Record { order, spec, deadline, attempts: 0, begun: false, doubtful: false, state };
-                self.waiting.insert((order, task));
-                self.tasks.insert(task, record);
-                if self.closing.is_some() {
-                    self.demand(task, &[Some(ErrorKind::Closed)]);
-                }
-            }
+            Input::Submit { task, spec } => self.comes(task, spec, false),
+            Input::Reserve { task, spec } => self.comes(task, spec, true),
+            Input::Redeem { task, spec } => self.redeems(task, spec),
             Input::Cancel { task } => {
                 let since = self.since();
                 match self.tasks.get_mut(&task).map(|record| &mut record.state) {
@@ -312,8 +315,10 @@ impl Model {
         }
         closing.shut |= shut;
         closing.aborted |= aborted;
+        self.call_in();
         if shut {
-            for (_, task) in self.waiting.clone() {
+            let waiting: Vec<_> = self.waiting.iter().map(|&(_, task)| task).collect();
+            for task in waiting.into_iter().chain(self.line.clone()) {
                 self.demand(task, &[Some(ErrorKind::Closed)]);
             }
         }
@@ -394,7 +399,8 @@ impl Model {
     /// One start too many has failed: what waits has to be given up, unless somebody can still take it.
     fn despair(&mut self) {
         if !self.workers.values().any(|known| known.opened.is_none() || known.takes_tasks()) {
-            for (_, task) in self.waiting.clone() {
+            let waiting: Vec<_> = self.waiting.iter().map(|&(_, task)| task).collect();
+            for task in waiting.into_iter().chain(self.line.clone()) {
                 self.demand(task, &[Some(ErrorKind::Launch)]);
             }
         }

@@ -68,6 +68,11 @@ pub(super) struct Plan {
     pub(super) lanes: u64,
     pub(super) priorities: &'static [i8],
     pub(super) timed: u64,
+    /// How large inputs are at most, and how many callers wait for a place rather than be refused, in percent.
+    pub(super) bytes: u64,
+    pub(super) patient: u64,
+    /// How many ask for a place first, in percent.
+    pub(super) asks: u64,
     pub(super) stalls: Vec<(Duration, Duration)>,
     /// How and when the pool is closed, the first time and perhaps again.
     pub(super) closes: Vec<(Duration, Input)>,
@@ -79,6 +84,8 @@ impl Plan {
             workers: rng.within(1..6) as u32,
             slots: rng.pick(&[1, 1, 2, 3, 5]),
             ahead: rng.pick(&[0, 1, 1, 3, 1024]),
+            queue_limit: rng.pick(&[1, 2, 5, 20, u32::MAX, u32::MAX]),
+            queue_bytes: rng.pick(&[100, 1000, 100 << 10, 1 << 30, 1 << 30]),
             start_limit: rng.millis(2_500..10_000),
             init_limit: rng.millis(2_500..10_000),
             cancel_grace: Duration::from_millis(rng.pick(&[0, 100, 1000, 3000])),
@@ -119,6 +126,9 @@ impl Plan {
             lanes: rng.pick(&[1, 2, 5]),
             priorities: rng.pick::<&[i8]>(&[&[0], &[0, 0, 0, 7], &[-128, -1, 0, 0, 127]]),
             timed: rng.pick(&[0, 0, 10, 60]),
+            bytes: rng.pick(&[1, 100, 1000, 1 << 20]),
+            patient: rng.pick(&[0, 20, 80, 100]),
+            asks: rng.pick(&[0, 10, 50]),
             config,
             chaos,
             faults,

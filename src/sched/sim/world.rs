@@ -30,6 +30,8 @@ pub(super) struct World {
     /// Until when the parent stands still: what happens meanwhile is seen then.
     frozen: Duration,
     pub(super) fakes: BTreeMap<WorkerId, Fake>,
+    /// Those who have asked for a place, and what it will be for.
+    asking: BTreeMap<TaskId, Spec>,
     /// Free places in the driver's table, and how many tasks it has seen.
     places: Vec<u32>,
     serial: u32,
@@ -74,6 +76,7 @@ impl World {
             scheduled: 0,
             frozen: Duration::ZERO,
             fakes: BTreeMap::new(),
+            asking: BTreeMap::new(),
             places: Vec::new(),
             serial: 0,
             calm: false,
@@ -192,7 +195,22 @@ impl World {
             self.at(at, Event::Input(Input::Cancel { task }));
         }
         let spec = self.spec();
+        if self.rng.percent(self.plan.asks) {
+            self.asking.insert(task, spec);
+            return self.feed(Input::Reserve { task, spec: Spec { kind: 0, bytes: 0, ..spec } });
+        }
         self.feed(Input::Submit { task, spec })
+    }
+
+    /// Uses a place, or gives it back.
+    fn redeem(&mut self, task: TaskId) {
+        let Some(spec) = self.asking.remove(&task) else { return };
+        let at = self.model.now + self.rng.millis(0..300) + MOMENT;
+        let input = match self.rng.percent(20) {
+            true => Input::Cancel { task },
+            false => Input::Redeem { task, spec },
+        };
+        self.at(at, Event::Input(input));
     }
 
     fn spec(&mut self) -> Spec {
@@ -206,6 +224,8 @@ impl World {
             kind: self.rng.within(0..3) as u32,
             lane: self.rng.within(0..self.plan.lanes) as u32,
             priority: self.rng.pick(self.plan.priorities),
+            bytes: self.rng.within(0..self.plan.bytes) as u32,
+            patient: self.rng.percent(self.plan.patient),
             timeout,
             // Some come too late.
             deadline: deadline.map(|left| if self.rng.percent(5) { Duration::ZERO } else { left }),
@@ -251,7 +271,8 @@ impl World {
     fn compare(&self) -> Checked {
         let stats = self.scheduler.stats(self.base + self.model.now);
         ensure!(stats.workers.len() == self.model.workers.len(), "{stats:?}");
-        ensure!(stats.queued + stats.in_flight == self.model.unresolved(), "{stats:?}");
+        let before = self.model.line.len() + self.model.reserved.len();
+        ensure!(stats.queued + stats.in_flight + before == self.model.unresolved(), "{stats:?}");
         Ok(())
     }
 
@@ -260,7 +281,11 @@ impl World {
         match *action {
             Action::Launch { worker } => self.launch(worker),
             Action::Run { worker, task, attempt, .. } => self.take(worker, task, attempt),
-            Action::Resolve { task, .. } => self.places.push(task.index),
+            Action::Grant { task } => self.redeem(task),
+            Action::Resolve { task, .. } => {
+                self.asking.remove(&task);
+                self.places.push(task.index);
+            }
             Action::Cancel { worker, task, .. } => {
                 let Some(fake) = self.fakes.get(&worker) else { return };
                 let held = fake.held.iter().find(|held| held.task == task);

@@ -1,6 +1,7 @@
 //! Single rules by example. That they hold together, whatever happens, is the simulator's to show.
 
 mod ahead;
+mod places;
 mod speed;
 mod staff;
 mod tasks;

@@ -1,0 +1,76 @@
+//! How a task comes into the state: its type is looked up, its token asked, its input kept, and the scheduler told. Whether
+//! there is a place for it is the scheduler's to say.
+
+use std::any::TypeId;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::calls::UNKNOWN;
+use super::report;
+use super::state::State;
+use super::{Options, Place};
+use crate::error::Error;
+use crate::id::TaskId;
+use crate::sched::Input;
+use crate::task::{Task, describe};
+
+/// A task that was submitted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Submitted {
+    pub(crate) task: TaskId,
+    /// Whether it does not wait for a place in the queue.
+    pub(crate) placed: bool,
+}
+
+impl State {
+    pub(super) fn submit<T: Task>(
+        &mut self,
+        now: Instant,
+        input: Bytes,
+        options: &Options,
+        place: Place,
+    ) -> Result<Submitted, Error> {
+        let kind = self.kind::<T>()?;
+        // Asked under the lock: whoever watches the token looks for its tasks later, and finds this one.
+        if options.is_cancelled() {
+            return Err(report::token_cancelled());
+        }
+        let spec = options.spec(now, kind, input.len(), matches!(place, Place::Awaited));
+        if let Place::Reserved(task) = place {
+            if self.calls.redeem(task, kind, input) {
+                self.handle(now, Input::Redeem { task, spec });
+            }
+            return Ok(Submitted { task, placed: true });
+        }
+        let task = self.calls.insert(kind, input, options.leash.clone())?;
+        self.handle(now, Input::Submit { task, spec });
+        Ok(Submitted { task, placed: !spec.patient || self.calls.is_placed(task) })
+    }
+
+    /// Asks for a place in the queue. What comes of it can be asked for as the answer of a task can.
+    pub(super) fn reserve(
+        &mut self,
+        now: Instant,
+        options: &Options,
+        patient: bool,
+    ) -> Result<TaskId, Error> {
+        if options.is_cancelled() {
+            return Err(report::token_cancelled());
+        }
+        let task = self.calls.insert(UNKNOWN, Bytes::new(), options.leash.clone())?;
+        let spec = options.spec(now, UNKNOWN, 0, patient);
+        self.handle(now, Input::Reserve { task, spec });
+        Ok(task)
+    }
+
+    /// The position of a type in the workers' table.
+    fn kind<T: Task>(&mut self) -> Result<u32, Error> {
+        if let Some(kind) = self.kinds.get(&TypeId::of::<T>()) {
+            return Ok(*kind);
+        }
+        let position = report::find(self.table.as_deref().unwrap_or_default(), &describe::<T>())?;
+        self.kinds.insert(TypeId::of::<T>(), position);
+        Ok(position)
+    }
+}

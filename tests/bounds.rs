@@ -182,7 +182,7 @@ fn h7_a_million_tasks_that_wait_for_places_cost_no_memory() {
 
 /// The count is a million where the tests are asked for in full.
 fn h7_count() -> u64 {
-    if std::env::var_os("PROCPOOL_FULL").is_some() { 1_000_000 } else { 30_000 }
+    if full() { 1_000_000 } else { 30_000 }
 }
 
 fn h7_grown(before: u64) {

@@ -349,10 +349,16 @@ pub(crate) fn on_a_runtime<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
 
 fn limited(runtime: &tokio::runtime::Runtime, test: impl Future<Output = ()>) {
     runtime.block_on(async {
-        if tokio::time::timeout(Duration::from_secs(60), test).await.is_err() {
+        let limit = Duration::from_secs(if full() { 600 } else { 60 });
+        if tokio::time::timeout(limit, test).await.is_err() {
             panic!("the test hangs; the tree below it:\n{}", tree());
         }
     });
+}
+
+/// Whether tests are to repeat as often as they were specified to, and not as often as there is time for every day.
+pub(crate) fn full() -> bool {
+    std::env::var_os("PROCPOOL_FULL").is_some()
 }
 
 /// A pool of `n` workers whose ladder is short.

@@ -2,10 +2,13 @@
 //! the link.
 
 use std::any::type_name;
+use std::ffi::OsStr;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::id::{TaskId, WorkerId};
@@ -130,6 +133,36 @@ impl Context {
     /// The state of this type, if the worker declares one.
     pub fn try_state<S: Send + Sync + 'static>(&self) -> Option<&S> {
         self.states.get()
+    }
+
+    /// A command for a program that this task needs: its process ends with the task. It is killed when the command's child
+    /// or future is dropped, as it is when the task is cancelled at an await, and when the worker ends, however that ends.
+    ///
+    /// It is tokio's, with [`kill_on_drop`](tokio::process::Command::kill_on_drop) set and an empty standard input. The
+    /// process is in the worker's process group, as are those of any other `Command`, and those that it starts in turn:
+    /// that is why they end with the worker. With `process_group` or `setsid` a process leaves the group and outlives a
+    /// worker that crashes, unless the pool is [contained](crate::PoolBuilder::contained).
+    ///
+    /// ```
+    /// # use procpool::{Context, Task};
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Convert(String);
+    ///
+    /// impl Task for Convert {
+    ///     const NAME: &'static str = "convert";
+    ///     type Output = bool;
+    ///
+    ///     async fn run(self, cx: Context) -> bool {
+    ///         let status = cx.command("ffmpeg").args(["-i", &self.0, "out.webm"]).status().await;
+    ///         status.is_ok_and(|status| status.success())
+    ///     }
+    /// }
+    /// ```
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.kill_on_drop(true).stdin(Stdio::null());
+        command
     }
 
     /// How deep this worker is in the tree of pools: 1 below the root.

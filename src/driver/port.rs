@@ -22,6 +22,8 @@ pub(super) struct Port {
     pub(super) woken: Option<Instant>,
     /// Reaches the process from any thread. `None` while it is being launched.
     pub(super) control: Option<Control>,
+    /// What a worker says its process is that is started by a guardian.
+    pub(super) guarded: Option<u32>,
     /// The worker is to be killed: a launch that is still under way is dropped.
     pub(super) doomed: bool,
     /// Which rule the worker broke.
@@ -41,11 +43,32 @@ impl Port {
             waker: None,
             woken: None,
             control: None,
+            guarded: None,
             doomed: false,
             fault: None,
             greeted: false,
             opened: false,
         }
+    }
+
+    /// The worker has greeted, and says that this is its process. A guardian alone knows another, so its word has to do.
+    pub(super) fn greeted(&mut self, pid: u32) {
+        self.greeted = true;
+        self.guarded = self.has_guardian().then_some(pid);
+    }
+
+    /// Whether a worker of this process should have been started by a guardian, and was not.
+    pub(super) fn is_unguarded(&self, pid: u32) -> bool {
+        self.has_guardian() && self.pid() == Some(pid)
+    }
+
+    fn has_guardian(&self) -> bool {
+        self.control.as_ref().is_some_and(Control::is_guardian)
+    }
+
+    /// The worker's process, once there is one; its guardian while only that one is known.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.guarded.or_else(|| self.control.as_ref().map(Control::pid))
     }
 
     /// Whether the link's task was woken and has not come for long.

@@ -214,6 +214,10 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
     })
 }
 
+/// What is wrong with a worker of a contained pool that has no guardian.
+pub(super) const UNGUARDED: &str = "it is not contained: whatever executes it has to keep the name (argv[0]) that it was \
+                                    itself executed under";
+
 /// What is wrong with a worker's greeting, if anything is.
 pub(super) fn unfit(ready: &Ready, nonce: &[u8; 16], table: Option<&[TaskType]>) -> Option<String> {
     if ready.version != VERSION {

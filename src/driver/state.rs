@@ -127,7 +127,7 @@ impl State {
     pub(super) fn stats(&self, now: Instant) -> Stats {
         let mut stats = self.sched.stats(now);
         for worker in &mut stats.workers {
-            worker.pid = self.port(worker.id).and_then(|port| port.control.as_ref()).map(Control::pid);
+            worker.pid = self.port(worker.id).and_then(Port::pid);
         }
         stats
     }
@@ -188,7 +188,7 @@ impl State {
     pub(super) fn lost(&mut self, now: Instant, worker: WorkerId, begun: u64, death: Option<Death>) {
         let mut death = death.unwrap_or_default();
         if let Some(port) = self.port(worker) {
-            death.pid = death.pid.or_else(|| port.control.as_ref().map(Control::pid));
+            death.pid = port.pid().or(death.pid);
             death.fault = death.fault.or_else(|| port.fault.clone());
             death.ours = port.doomed;
             if !port.opened {
@@ -222,10 +222,13 @@ impl State {
         match frame {
             ToParent::Ready(ready) => match report::unfit(&ready, nonce, self.table.as_deref()) {
                 Some(fault) => self.violated(now, worker, fault),
+                None if self.port(worker).is_some_and(|port| port.is_unguarded(ready.pid)) => {
+                    self.violated(now, worker, report::UNGUARDED.to_owned());
+                }
                 None => {
                     self.table.get_or_insert(ready.tasks);
                     if let Some(port) = self.port_mut(worker) {
-                        port.greeted = true;
+                        port.greeted(ready.pid);
                     }
                     self.handle(now, Input::Ready { worker });
                 }
@@ -405,7 +408,7 @@ impl State {
     fn about(&self, task: TaskId, worker: Option<WorkerId>, attempts: u32) -> About {
         let kind = self.calls.kind(task).and_then(|kind| self.table.as_ref()?.get(kind as usize));
         let name = kind.map(|kind| kind.name.clone());
-        let pid = worker.and_then(|worker| self.port(worker)?.control.as_ref()).map(Control::pid);
+        let pid = worker.and_then(|worker| self.port(worker)?.pid());
         About { task, name, worker, pid, attempts }
     }
 }

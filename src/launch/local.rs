@@ -139,9 +139,13 @@ fn attempt(recipe: &Recipe, worker: WorkerId) -> io::Result<Launched> {
     let page = greet(&ours)?;
     let mut command = recipe.program.command();
     recipe.setting.apply(&mut command);
-    command.arg0(arg0::format(std::process::id(), worker));
+    let parent = std::process::id();
+    command.arg0(match recipe.setting.contained {
+        true => arg0::format_guardian(parent, worker),
+        false => arg0::format(parent, worker.serial),
+    });
     command.stdin(Stdio::from(theirs.try_clone()?)).stdout(Stdio::from(theirs));
-    let process = recipe.setting.spawn(|| Process::spawn(&mut command, worker))?;
+    let process = recipe.setting.spawn(|| Process::spawn(&mut command, worker, recipe.setting.contained))?;
     // With it goes our copy of the worker's end: from here on the worker alone holds the link open.
     drop(command);
     let ours = UnixStream::from(ours);

@@ -11,6 +11,9 @@
 //! number to no other process or group. All of this happens in a task on the service thread, so a handle can be dropped
 //! anywhere: without a runtime, after it, while a panic unwinds.
 //!
+//! A worker may be started by a guardian, which is then the process that is meant here: it passes SIGTERM on, and instead of
+//! being killed it is told to kill everybody and end. If it doesn't within [`PATIENCE`], it is killed.
+//!
 //! Where the kernel has no pidfd, or no descriptor is left for one, the end is noticed by looking every [`LOOK`]. Nothing
 //! else is lost, unless this program also ignores `SIGCHLD` or reaps children that it did not start: then the status is
 //! unknown as it always is there, and what such a worker has left in its group is not killed either.
@@ -38,6 +41,7 @@ use crate::launch::service;
 use crate::launch::stderr::{Reader, Tail};
 use crate::sys::pidfd::{self, Ended};
 use crate::sys::ready;
+use crate::wire::arg0::END;
 
 /// How long standard error is read after the end of the process. What it wrote itself is there at once; only processes
 /// that it has left behind can write later, and may do so for ever.
@@ -46,11 +50,16 @@ const LINGER: Duration = Duration::from_millis(200);
 /// How often to look at a process that cannot tell when it ends. Rarer delays the news, more often costs the idle.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long a guardian may take to end after it was told to: longer than it waits for others, and shorter than a worker is
+/// waited for that was killed.
+const PATIENCE: Duration = Duration::from_millis(600);
+
 /// A worker's process. Dropping it kills the whole process group and reaps the process, wherever that happens.
 #[derive(Debug)]
 #[must_use = "dropping it kills the process"]
 pub(crate) struct Process {
     pid: u32,
+    guardian: bool,
     /// To the task on the service thread.
     orders: mpsc::UnboundedSender<Order>,
     fate: Fate,
@@ -68,6 +77,7 @@ enum Fate {
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
     pid: u32,
+    guardian: bool,
     orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -90,14 +100,15 @@ pub(crate) struct Exited {
 const UNKNOWN: Exited = Exited { exit: Exit::Unknown, peak_kib: None };
 
 impl Process {
-    /// Starts a program in a process group of its own, with its standard error read by us. Blocks until it executes.
+    /// Starts a program in a process group of its own, with its standard error read by us. Blocks until it executes. It may be
+    /// the `guardian` of a worker.
     ///
     /// To be called through [`service::execute`]: the kernel takes the end of the calling thread for the parent's.
     ///
     /// # Errors
     ///
     /// What tokio says of `spawn`, and when there is no service thread.
-    pub(crate) fn spawn(command: &mut Command, worker: WorkerId) -> io::Result<Self> {
+    pub(crate) fn spawn(command: &mut Command, worker: WorkerId, guardian: bool) -> io::Result<Self> {
         let (stderr, theirs) = io::pipe()?;
         let child = command.process_group(0).stderr(theirs).spawn();
         // The command keeps its copy of the pipe until it is told otherwise, and we would never see the end of file.
@@ -108,7 +119,7 @@ impl Process {
         let tail = Arc::new(Tail::default());
         let (orders, received) = mpsc::unbounded_channel();
         let (exited, fate) = oneshot::channel();
-        let mut leader = Leader { pid, child, pidfd: None };
+        let mut leader = Leader { pid, child, pidfd: None, guardian, patience: None };
         // At once: if somebody else reaps it, the group can only be found through a descriptor.
         let pidfd = pidfd::open(pid);
         let (pipe, kept) = (OwnedFd::from(stderr), Arc::clone(&tail));
@@ -119,7 +130,7 @@ impl Process {
                 .ok();
             watch(leader, received, Reader::new(pipe, kept, worker, pid), exited).await;
         })?;
-        Ok(Self { pid, orders, fate: Fate::Open(fate), tail })
+        Ok(Self { pid, guardian, orders, fate: Fate::Open(fate), tail })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -128,7 +139,7 @@ impl Process {
 
     /// Another handle, which can signal the process and does not keep it.
     pub(crate) fn control(&self) -> Control {
-        Control { pid: self.pid, orders: self.orders.clone() }
+        Control { pid: self.pid, guardian: self.guardian, orders: self.orders.clone() }
     }
 
     /// Kills what is left of the process and its group, and resolves when it has been reaped.
@@ -171,6 +182,11 @@ impl Control {
         self.pid
     }
 
+    /// Whether the process is a worker's guardian and not the worker.
+    pub(crate) fn is_guardian(&self) -> bool {
+        self.guardian
+    }
+
     /// Sends a signal to the process and its group, if they are still there.
     pub(crate) fn signal(&self, signal: Signal) {
         // Without a receiver it has been reaped, and there is nobody to signal.
@@ -185,7 +201,7 @@ impl Control {
 
 /// Sees a process from its start to its end.
 async fn watch(
-    leader: Leader,
+    mut leader: Leader,
     mut orders: mpsc::UnboundedReceiver<Order>,
     mut stderr: Reader,
     exited: oneshot::Sender<Exited>,
@@ -198,6 +214,7 @@ async fn watch(
                 held = leader.obey(order);
             }
             seen = leader.ended() => break seen,
+            () = leader.impatience() => leader.kill(),
             () = stderr.read() => {}
         }
     };
@@ -230,6 +247,9 @@ struct Leader {
     pid: u32,
     child: Child,
     pidfd: Option<AsyncFd<Arc<OwnedFd>>>,
+    guardian: bool,
+    /// Until when a guardian may take that was told to end.
+    patience: Option<Instant>,
 }
 
 impl Leader {
@@ -262,19 +282,35 @@ impl Leader {
         }
     }
 
+    /// Resolves when a guardian has taken too long to end.
+    async fn impatience(&self) {
+        match self.patience {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Kills a guardian itself. Its worker ends with it.
+    fn kill(&mut self) {
+        self.guardian = false;
+        self.patience = None;
+        self.signal(Signal::SIGKILL);
+    }
+
     /// Carries out an order; none at all means that everybody has gone who could give one. Whether the process is still
     /// wanted.
-    fn obey(&self, order: Option<Order>) -> bool {
-        match order {
-            Some(Order::Signal(signal)) => {
-                self.signal(signal);
-                true
-            }
-            Some(Order::Release) | None => {
-                self.signal(Signal::SIGKILL);
-                false
-            }
+    fn obey(&mut self, order: Option<Order>) -> bool {
+        let (signal, held) = match order {
+            Some(Order::Signal(signal)) => (signal, true),
+            Some(Order::Release) | None => (Signal::SIGKILL, false),
+        };
+        if self.guardian && signal == Signal::SIGKILL {
+            self.patience.get_or_insert_with(|| Instant::now() + PATIENCE);
+            self.signal(END);
+        } else {
+            self.signal(signal);
         }
+        held
     }
 
     /// Signals the group. Nothing is sent to a number that may have become a stranger's.
@@ -329,7 +365,7 @@ mod tests {
             let child = command.args(["-c", script]).process_group(0).stderr(theirs).spawn().unwrap();
             drop(command);
             let pid = child.id().unwrap();
-            let leader = Leader { pid, child, pidfd: None };
+            let leader = Leader { pid, child, pidfd: None, guardian: false, patience: None };
             let (orders, received) = mpsc::unbounded_channel();
             let (sender, fate) = oneshot::channel();
             let tail = Arc::new(Tail::default());

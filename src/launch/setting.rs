@@ -37,6 +37,8 @@ pub(crate) struct Setting {
     folder: Option<PathBuf>,
     /// What is added to this process's niceness.
     pub(crate) nice: i32,
+    /// Whether a guardian starts it.
+    pub(crate) contained: bool,
 }
 
 /// What becomes of a variable.

@@ -53,7 +53,29 @@ pub(crate) fn peek_pid(pid: u32) -> io::Result<Option<Ended>> {
     wait(libc::P_PID, pid)
 }
 
+/// As [`peek`], at any child that has ended: which one, and how.
+///
+/// # Errors
+///
+/// `ECHILD` when there are no children.
+pub(crate) fn peek_any() -> io::Result<Option<(u32, Ended)>> {
+    wait_for(libc::P_ALL, 0, libc::WNOWAIT)
+}
+
+/// Reaps a child that has ended; `None` while it lives. Its number may then become another's.
+///
+/// # Errors
+///
+/// `ECHILD` as above.
+pub(crate) fn reap(pid: u32) -> io::Result<Option<Ended>> {
+    Ok(wait_for(libc::P_PID, pid, 0)?.map(|(_, ended)| ended))
+}
+
 fn wait(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<Ended>> {
+    Ok(wait_for(kind, id, libc::WNOWAIT)?.map(|(_, ended)| ended))
+}
+
+fn wait_for(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<(u32, Ended)>> {
     // SAFETY: all-zero bytes are valid values of these plain C structs.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
@@ -66,7 +88,7 @@ fn wait(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<Ended>> {
             kind,
             id,
             &raw mut info,
-            libc::WEXITED | libc::WNOWAIT | libc::WNOHANG,
+            libc::WEXITED | libc::WNOHANG | flags,
             &raw mut usage,
         )
     };
@@ -75,7 +97,8 @@ fn wait(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<Ended>> {
     }
     // SAFETY: waitid filled the fields for SIGCHLD, or left the zeros in them.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-    Ok((pid != 0).then_some(Ended { code: info.si_code, status, peak_kib: usage.ru_maxrss }))
+    let ended = Ended { code: info.si_code, status, peak_kib: usage.ru_maxrss };
+    Ok((pid != 0).then_some((pid.unsigned_abs(), ended)))
 }
 
 /// Sends a signal to the process group that the process founded. It reaches what is left of that group, and only that,

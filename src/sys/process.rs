@@ -1,5 +1,6 @@
 //! What the kernel tells about processes, and the way out of our own that runs nobody's code.
 
+use std::str::FromStr;
 use std::{fs, io};
 
 use nix::errno::Errno;
@@ -10,15 +11,29 @@ use nix::errno::Errno;
 ///
 /// `NotFound` when there is no such process or no `/proc`; `InvalidData` when the kernel's answer is not understood.
 pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
-    /// Field 22, counted from behind the command's name, which is field 2 and may contain anything.
-    const START: usize = 22 - 3;
+    field(pid, 22)
+}
 
+/// The children of this process, those included that have ended and are not reaped.
+///
+/// # Errors
+///
+/// When there is no `/proc`.
+pub(crate) fn children() -> io::Result<Vec<u32>> {
+    let own = std::process::id();
+    let processes = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(processes.filter(|pid| field::<u32>(*pid, 4).is_ok_and(|parent| parent == own)).collect())
+}
+
+/// A field of a process's status, counted from 1 as in its manual page; from the third on.
+fn field<T: FromStr>(pid: u32, number: usize) -> io::Result<T> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second is the command's name, which may contain anything.
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
     fields
-        .and_then(|fields| fields.split_ascii_whitespace().nth(START))
+        .and_then(|fields| fields.split_ascii_whitespace().nth(number - 3))
         .and_then(|field| field.parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in the process's status"))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the process's status is not understood"))
 }
 
 /// Adds to the niceness of the calling thread, and of what it starts from now on. The value stays within the kernel's bounds.
@@ -57,6 +72,14 @@ mod tests {
         let after = std::thread::spawn(move || nice(3).map(|()| niceness("thread-self"))).join().unwrap();
         assert_eq!(after.unwrap(), (before + 3).min(19));
         assert_eq!(niceness("thread-self"), before);
+    }
+
+    #[test]
+    fn children_are_found_until_they_are_reaped() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        assert!(children().unwrap().contains(&child.id()));
+        child.wait().unwrap();
+        assert!(!children().unwrap().contains(&child.id()));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::io;
 
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
+use super::process::exit_now;
+
 /// Unblocks every signal for this thread and lets those that are ignored take effect again.
 ///
 /// Ignored stay SIGPIPE, which Rust's start-up code ignores in every program, and SIGHUP, so that `nohup` reaches as far
@@ -33,6 +35,19 @@ fn heed(number: i32) {
         // SAFETY: sets the default effect, which runs no code of ours.
         unsafe { libc::sigaction(number, &raw const default, std::ptr::null_mut()) };
     }
+}
+
+/// Ends this process by a signal's default effect, or as a shell would report it if the signal has no such effect.
+pub(crate) fn die_of(number: i32) -> ! {
+    // SAFETY: all-zero bytes are a valid sigaction: the default effect, an empty mask, no flags.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    // SAFETY: sets the default effect, which runs no code of ours, and sends a signal to ourselves; neither touches memory.
+    unsafe {
+        libc::sigaction(number, &raw const default, std::ptr::null_mut());
+        libc::raise(number);
+    }
+    exit_now(128 + number)
 }
 
 /// Runs `start` with every signal blocked, so that a thread that it starts never takes one.

@@ -6,8 +6,11 @@
 //!                                  │                    │            │
 //!                                  └──── pulse, io ─────┴────────────┘  what the two threads share
 //! ```
+//!
+//! In pools that are contained, `init` first becomes a guardian, which starts the worker: `guard`.
 
 mod greet;
+mod guard;
 mod init;
 mod io;
 mod leave;
@@ -214,12 +217,14 @@ impl Worker {
         if stdin().is_terminal() {
             init::not_a_pool("its standard input is a terminal");
         }
+        become_guardian();
         init::run(self, parent())
     }
 
     /// What [`worker_test!`](crate::worker_test) calls. Not public API.
     #[doc(hidden)]
     pub fn init_in_test(self) {
+        become_guardian();
         if let Some(parent) = parent() {
             init::run(self, Some(parent));
         }
@@ -229,6 +234,13 @@ impl Worker {
 /// The pool's process, if this one was started as its worker.
 fn parent() -> Option<u32> {
     arg0::parse(&std::env::args_os().next()?)
+}
+
+/// Becomes the guardian of a worker and never returns, if this process was started as one.
+fn become_guardian() {
+    if let Some((parent, serial)) = std::env::args_os().next().and_then(|name| arg0::parse_guardian(&name)) {
+        guard::run(parent, serial);
+    }
 }
 
 /// Lets pools work in tests: declares the workers of a test binary, whose `main` is not yours.

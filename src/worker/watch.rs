@@ -77,6 +77,11 @@ impl Lives {
         self.pidfds.first()
     }
 
+    /// The descriptor of the parent, for who watches in another way.
+    pub(super) fn into_first(self) -> Option<OwnedFd> {
+        self.pidfds.into_iter().next()
+    }
+
     /// Watches those above the parent as well, so that a tree does not die level by level. Who is on another host, in
     /// another pid namespace, or gone is passed over: the parent sees to that.
     pub(super) fn ancestors(&mut self, parent: Option<u32>, ancestors: &[Ancestor]) {

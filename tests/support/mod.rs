@@ -2,11 +2,15 @@
 //! `procpool::worker_test!(support::worker())`.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
 
+mod left;
+pub(crate) mod role;
+
 use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub(crate) use left::*;
 use procpool::{Context, Pool, PoolBuilder, Task, Worker};
 use serde::{Deserialize, Serialize};
 
@@ -313,16 +317,20 @@ pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("procpool-test-{}-{n}", std::process::id()));
+        let name = format!("procpool-test-{}-{}", std::process::id(), serial());
+        let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// Lets every user make files in it.
+    pub(crate) fn open_to_everybody(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o777)).unwrap();
     }
 }
 
@@ -334,6 +342,7 @@ impl Drop for Folder {
 
 /// Runs a test on a runtime of its own, current-thread and then multi-thread, with a limit that no test should need.
 pub(crate) fn on_both_runtimes<F: Future<Output = ()>>(test: impl Fn() -> F) {
+    let _test = Test::start();
     let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     limited(&current, test());
     drop(current);
@@ -343,15 +352,15 @@ pub(crate) fn on_both_runtimes<F: Future<Output = ()>>(test: impl Fn() -> F) {
 
 /// Runs a test on a current-thread runtime, with a limit that no test should need.
 pub(crate) fn on_a_runtime<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+    let _test = Test::start();
     let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     limited(&current, test());
 }
 
 fn limited(runtime: &tokio::runtime::Runtime, test: impl Future<Output = ()>) {
     runtime.block_on(async {
-        let limit = Duration::from_secs(if full() { 600 } else { 60 });
-        if tokio::time::timeout(limit, test).await.is_err() {
-            panic!("the test hangs; the tree below it:\n{}", tree());
+        if tokio::time::timeout(limit(), test).await.is_err() {
+            panic!("the test hangs; this process and what is below it:\n{}", dump());
         }
     });
 }
@@ -380,7 +389,7 @@ pub(crate) async fn pids(pool: &Pool, n: usize) -> Vec<u32> {
 pub(crate) async fn until(mut so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !so() {
-        assert!(Instant::now() < end, "it never became so; the tree below this process:\n{}", tree());
+        assert!(Instant::now() < end, "it never became so; this process and what is below it:\n{}", dump());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -389,7 +398,7 @@ pub(crate) async fn until(mut so: impl FnMut() -> bool) {
 pub(crate) fn until_blocking(mut so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !so() {
-        assert!(Instant::now() < end, "it never became so; the tree below this process:\n{}", tree());
+        assert!(Instant::now() < end, "it never became so; this process and what is below it:\n{}", dump());
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -402,27 +411,20 @@ pub(crate) fn exists(pid: u32) -> bool {
     }
 }
 
-/// State and parent of a process.
-fn status(pid: u32) -> Option<(char, u32)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+/// Starts a process in a session of its own, whose parent ends at once. Its number, once it has left everybody.
+pub(crate) fn escape() -> u32 {
+    let script = "setsid sleep 1000 >/dev/null 2>&1 & echo $!";
+    let output = std::process::Command::new("sh").args(["-c", script]).output().unwrap();
+    let pid: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    // Until then it may be a copy of the shell that has yet to leave.
+    let comm = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    until_blocking(|| comm() == "sleep\n");
+    pid
 }
 
-/// The processes below this one, for messages of failed tests.
+/// The commands of this process's children, one a line.
 pub(crate) fn tree() -> String {
-    let mut lines = String::new();
-    let ids =
-        std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    for pid in ids.collect::<Vec<u32>>() {
-        if let Some((state, parent)) = status(pid)
-            && parent == std::process::id()
-        {
-            let name = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let stack = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-            lines +=
-                &format!("{pid} {state} {} {stack}\n", String::from_utf8_lossy(&name).replace('\0', " "));
-        }
-    }
-    lines
+    let command = |pid| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = |pid| format!("{pid} {}\n", String::from_utf8_lossy(&command(pid)).replace('\0', " "));
+    children(std::process::id()).into_iter().map(line).collect()
 }

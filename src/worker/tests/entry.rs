@@ -107,7 +107,7 @@ fn a_parent_of_another_version_is_told_on_standard_error() {
 
 #[test]
 fn a_worker_whose_parent_is_another_ends_without_a_word() {
-    let name = crate::wire::arg0::format(1, crate::id::WorkerId::new(1, 0));
+    let name = crate::wire::arg0::format(1, 1);
     let mut command = command("__procpool_worker", &name);
     let output = command.stdin(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
     assert!(!output.status.success());

@@ -84,7 +84,7 @@ pub(crate) fn spawn(entry: &str) -> (Child, UnixStream, Page) {
     let memory = memory::create().unwrap();
     socket::send_with(ours.as_fd(), &TO_WORKER_MAGIC, memory.as_fd()).unwrap();
     let page = Page::map(&memory).unwrap();
-    let name = arg0::format(std::process::id(), WorkerId::new(7, 0));
+    let name = arg0::format(std::process::id(), 7);
     let child = command(entry, &name).stdin(theirs.try_clone().unwrap()).stdout(theirs).spawn().unwrap();
     let link = UnixStream::from(ours);
     link.set_read_timeout(Some(PATIENCE)).unwrap();

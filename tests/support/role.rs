@@ -1,0 +1,162 @@
+//! Tests with a `main` of their own start their own program again in other roles: as the root of a pool, which can then be
+//! killed, for one.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+use super::{Folder, dump};
+
+/// The arguments of this process if it was started in a role: the role's name and what belongs to it.
+pub(crate) fn role() -> Option<(String, Vec<String>)> {
+    let mut args = std::env::args().skip(1);
+    let role = args.next()?.strip_prefix("role:")?.to_owned();
+    Some((role, args.collect()))
+}
+
+/// A command that starts `program`, a copy of this one, in a role. `prefix` is a command that executes it.
+pub(crate) fn command(prefix: &[&str], program: &Path, role: &str, args: &[&str]) -> Command {
+    let role = format!("role:{role}");
+    let words = prefix.iter().map(OsStr::new).chain([program.as_os_str(), OsStr::new(&role)]);
+    let mut words = words.chain(args.iter().map(OsStr::new));
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
+    command
+}
+
+/// This program.
+pub(crate) fn program() -> PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+/// Another process of this program, in a role. Killed when dropped.
+pub(crate) struct Actor {
+    pub child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Actor {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> Result<String, String> {
+        let line = self.lines.next().ok_or("the other process ended early")?;
+        line.map_err(|error| error.to_string())
+    }
+
+    /// As `line`, a list of process ids.
+    pub(crate) fn seen(&mut self) -> Result<Vec<Seen>, String> {
+        self.line()?
+            .split_whitespace()
+            .map(|pid| pid.parse().map_err(|_| format!("{pid}?")))
+            .map(Seen::of)
+            .collect()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn send(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// A process and nobody who gets its number later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub pid: u32,
+    start: u64,
+}
+
+impl Seen {
+    /// A process that is there.
+    fn of(pid: Result<u32, String>) -> Result<Self, String> {
+        let pid = pid?;
+        let (start, _) = look(pid).ok_or_else(|| format!("process {pid} has gone already"))?;
+        Ok(Self { pid, start })
+    }
+
+    /// Whether it runs. One that waits for a parent that is not ours to reap it is dead.
+    pub(crate) fn is_alive(self) -> bool {
+        look(self.pid).is_some_and(|(start, state)| start == self.start && !matches!(state, 'Z' | 'X'))
+    }
+
+    pub(crate) fn state(self) -> char {
+        look(self.pid).map_or('X', |(_, state)| state)
+    }
+}
+
+/// When a process was started, and its state.
+fn look(pid: u32) -> Option<(u64, char)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    Some((fields.get(19)?.parse().ok()?, fields.first()?.chars().next()?))
+}
+
+/// Waits until all have gone. How long it took.
+pub(crate) fn gone(all: &[Seen], limit: Duration) -> Result<Duration, String> {
+    let start = Instant::now();
+    while let Some(alive) = all.iter().find(|seen| seen.is_alive()) {
+        if start.elapsed() > limit {
+            let shown = std::fs::read_to_string(format!("/proc/{}/status", alive.pid)).unwrap_or_default();
+            return Err(format!(
+                "{} of {all:?} is still there after {limit:?}:\n{shown}\n{}",
+                alive.pid,
+                dump()
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(start.elapsed())
+}
+
+/// A copy of this program and a folder that everybody may use.
+pub(crate) fn for_everybody() -> (Folder, PathBuf) {
+    let folder = Folder::new();
+    let copy = folder.file("program");
+    std::fs::copy(program(), &copy).unwrap();
+    folder.open_to_everybody();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    (folder, copy)
+}
+
+/// The command that executes another as a user without rights who cannot get any: as nobody, if this is root.
+pub(crate) fn unprivileged() -> Vec<&'static str> {
+    match geteuid().is_root() {
+        true => vec!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"],
+        false => vec!["setpriv", "--no-new-privs"],
+    }
+}
+
+/// Whether a command is there. Where `PROCPOOL_TEST` asks for it, it has to be.
+pub(crate) fn has(command: &str) -> bool {
+    let found = Command::new(command).arg("--version").output().is_ok_and(|output| output.status.success());
+    assert!(found || !super::is_wanted(command), "{command} is not installed");
+    found
+}

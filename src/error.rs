@@ -51,7 +51,7 @@ pub enum ErrorKind {
     Unresponsive,
 }
 
-/// How a worker process ended.
+/// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Exit {
@@ -66,6 +66,8 @@ pub enum Exit {
     },
     /// Nobody knows: something else in this process reaped it first.
     Unknown,
+    /// It was a thread of the pool's process: see [`PoolBuilder::in_process`](crate::PoolBuilder::in_process).
+    Thread,
 }
 
 /// Everything that is known about a failure.
@@ -309,6 +311,7 @@ impl fmt::Display for Exit {
                 write!(f, "was killed by {}", self.signal().unwrap_or_default())?;
                 if *core { f.write_str(" (core dumped)") } else { Ok(()) }
             }
+            Self::Thread => f.write_str("ended its thread"),
             Self::Unknown => f.write_str("ended, its status taken by another part of this process"),
         }
     }

@@ -14,8 +14,12 @@ pub(crate) struct Uplink {
     hello: Hello,
     kinds: Vec<TaskType>,
     wish: Option<Box<dyn Any + Send + Sync>>,
+    kin: Option<Kin>,
     below: Mutex<Option<Arc<dyn Below>>>,
 }
+
+/// What starts workers like this one, where it is not by starting this program; who reads it knows the type.
+pub(crate) type Kin = Box<dyn Any + Send + Sync>;
 
 /// What is below a worker: pools of its own.
 pub(crate) trait Below: Any + Send + Sync {
@@ -25,8 +29,13 @@ pub(crate) trait Below: Any + Send + Sync {
 
 impl Uplink {
     /// `kinds`: the tasks of this program. `wish`: what its author has said of pools below; who reads it knows the type.
-    pub(crate) fn new(hello: Hello, kinds: Vec<TaskType>, wish: Option<Box<dyn Any + Send + Sync>>) -> Self {
-        Self { hello, kinds, wish, below: Mutex::default() }
+    pub(crate) fn new(
+        hello: Hello,
+        kinds: Vec<TaskType>,
+        wish: Option<Box<dyn Any + Send + Sync>>,
+        kin: Option<Kin>,
+    ) -> Self {
+        Self { hello, kinds, wish, kin, below: Mutex::default() }
     }
 
     /// How the parent has greeted.
@@ -41,6 +50,10 @@ impl Uplink {
 
     pub(crate) fn wish<T: 'static>(&self) -> Option<&T> {
         self.wish.as_ref()?.downcast_ref()
+    }
+
+    pub(crate) fn kin<T: 'static>(&self) -> Option<&T> {
+        self.kin.as_ref()?.downcast_ref()
     }
 
     /// The workers from the root's own down to this one.

@@ -46,7 +46,7 @@ pub(crate) struct Driver {
 /// What the tasks of a pool share.
 struct Shared {
     state: Mutex<State>,
-    launcher: Box<dyn Launcher>,
+    launcher: Arc<dyn Launcher>,
     /// Where the tasks of links and clock run: the runtime that built the pool.
     runtime: Handle,
     /// The largest message, in bytes.
@@ -83,7 +83,7 @@ impl Driver {
     pub(crate) fn start(
         config: Config,
         limit: u32,
-        launcher: Box<dyn Launcher>,
+        launcher: Arc<dyn Launcher>,
         tree: Tree,
         uplink: Option<Arc<Uplink>>,
     ) -> Result<Self, Error> {
@@ -94,7 +94,7 @@ impl Driver {
         })?;
         probe()?;
         let life = watch::Sender::new(Life::Starting);
-        let state = Mutex::new(State::new(config, limit, &tree, uplink.as_deref())?);
+        let state = Mutex::new(State::new(config, limit, launcher.can_kill(), &tree, uplink.as_deref())?);
         let shared = Arc::new(Shared {
             state,
             launcher,

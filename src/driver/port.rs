@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::id::WorkerId;
-use crate::launch::process::Control;
+use crate::launch::body::Control;
 
 /// How long a link's task may keep its turn waiting while it was woken. A busy runtime takes some milliseconds; one that is
 /// blocked takes as long as it likes.
@@ -20,7 +20,7 @@ pub(super) struct Port {
     pub(super) waker: Option<Waker>,
     /// Since when its task has been woken and has not come.
     pub(super) woken: Option<Instant>,
-    /// Reaches the process from any thread. `None` while it is being launched.
+    /// Reaches the worker from any thread. `None` while it is being launched.
     pub(super) control: Option<Control>,
     /// What a worker says its process is that is started by a guardian.
     pub(super) guarded: Option<u32>,
@@ -68,7 +68,7 @@ impl Port {
 
     /// The worker's process, once there is one; its guardian while only that one is known.
     pub(super) fn pid(&self) -> Option<u32> {
-        self.guarded.or_else(|| self.control.as_ref().map(Control::pid))
+        self.guarded.or_else(|| self.control.as_ref().and_then(Control::pid))
     }
 
     /// Whether the link's task was woken and has not come for long.

@@ -177,6 +177,19 @@ pub(super) fn overloaded(about: About, full: Fullness) -> Error {
     })
 }
 
+/// Adds what is special about workers that do not end when they are killed.
+pub(super) fn unkillable(error: Error) -> Error {
+    if error.kind() != ErrorKind::Unresponsive {
+        return error;
+    }
+    error.with(|report| {
+        report.message = "it did not stop, and its worker was given up".into();
+        report.advice = Some(
+            "a thread cannot be killed: have the task ask cx.is_cancelled(), or run it in a process".into(),
+        );
+    })
+}
+
 /// Why a worker never took tasks.
 pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
     if let Some(start) = &death.start {

@@ -20,7 +20,8 @@ use super::report::Death;
 use super::{Fuse, Shared};
 use crate::id::WorkerId;
 use crate::launch::Launched;
-use crate::launch::process::{Exited, Process};
+use crate::launch::body::Body;
+use crate::launch::process::Exited;
 use crate::link::{self, Link, Socket};
 use crate::sched::Input;
 use crate::sys::memory::Page;
@@ -39,7 +40,7 @@ pub(super) async fn run(mut fuse: Fuse) {
     match launch(&shared, worker).await {
         Ok(mut session) => {
             poll_fn(|cx| session.poll(cx)).await;
-            session.process.gone().await;
+            session.body.gone().await;
         }
         Err(error) => {
             let death = Death { start: error, ..Death::default() };
@@ -67,7 +68,7 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
             _ => Poll::Ready(Err(None)),
         })
     });
-    let Launched { socket, page, process } = launched.await?;
+    let Launched { socket, page, body } = launched.await?;
     let socket = Socket::new(socket).map_err(|error| {
         Some(Error::new(
             crate::error::ErrorKind::Launch,
@@ -82,7 +83,7 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
         link: Link::new(socket, shared.limit),
         shared: Arc::clone(shared),
         worker,
-        process,
+        body,
         page,
         nonce,
         batch: Vec::new(),
@@ -92,13 +93,13 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
     })
 }
 
-/// A link and its process while they live. Dropped, it kills what is left of the worker's group and has it reaped.
+/// A link and its worker while they live. Dropped, it ends what is left of the worker.
 struct Session {
     shared: Arc<Shared>,
     worker: WorkerId,
     link: Link<Socket>,
     page: Option<Page>,
-    process: Process,
+    body: Body,
     nonce: [u8; 16],
     batch: Vec<Message<ToParent>>,
     receiving: bool,
@@ -119,7 +120,7 @@ impl Session {
                 self.receiving = matches!(result, Ok(true));
                 trouble = result.err();
             }
-            let exited = match self.process.poll_exited(cx) {
+            let exited = match self.body.poll_exited(cx) {
                 Poll::Ready(exited) => Some(exited),
                 Poll::Pending => None,
             };
@@ -207,8 +208,8 @@ impl Session {
         let begun = self.page.as_ref().map_or(u64::MAX, |page| page.begun().load(Ordering::Acquire));
         let death = Death {
             exit: Some(exited.exit),
-            pid: Some(self.process.pid()),
-            stderr: self.process.stderr_tail(),
+            pid: self.body.pid(),
+            stderr: self.body.last_words(),
             stray: self.link.stray(),
             hung_up: self.hung_up,
             ..Death::default()

@@ -16,7 +16,7 @@ use super::report::{self, About, Death, Overdue};
 use crate::error::{Error, ErrorKind};
 use crate::event::Stats;
 use crate::id::{TaskId, WorkerId};
-use crate::launch::process::Control;
+use crate::launch::body::Control;
 use crate::launch::service::Alarm;
 use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler};
 use crate::uplink::Uplink;
@@ -37,6 +37,8 @@ pub(super) struct State {
     path: Vec<WorkerId>,
     /// Why a worker could not be started, the last time.
     start_error: Option<Error>,
+    /// Whether workers end when they are killed.
+    can_kill: bool,
     /// How long a worker may take to greet, and to open after that.
     limits: (Duration, Duration),
     alarm: Alarm,
@@ -64,10 +66,12 @@ impl State {
     pub(super) fn new(
         config: Config,
         limit: u32,
+        can_kill: bool,
         tree: &Tree,
         uplink: Option<&Uplink>,
     ) -> Result<Self, Error> {
         Ok(Self {
+            can_kill,
             limits: (config.start_limit, config.init_limit),
             sched: Scheduler::new(config),
             calls: Calls::default(),
@@ -368,8 +372,9 @@ impl State {
                     _ => None,
                 };
                 let start = self.start_error.as_ref();
-                Err(report::failed(kind, about, death, start)
-                    .with(|report| report.may_have_run = may_have_run))
+                let error = report::failed(kind, about, death, start);
+                let error = if self.can_kill { error } else { report::unkillable(error) };
+                Err(error.with(|report| report.may_have_run = may_have_run))
             }
         };
         let waker = self.calls.answer(task, answer.map_err(|error| self.place(error)));

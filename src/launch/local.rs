@@ -19,6 +19,7 @@ use tokio::process::Command;
 
 use crate::error::{Error, ErrorKind};
 use crate::id::WorkerId;
+use crate::launch::body::Body;
 use crate::launch::process::Process;
 use crate::launch::setting::Setting;
 use crate::launch::{Launched, Launcher, Started, service};
@@ -107,7 +108,7 @@ impl Launcher for Local {
             service::spawn(async move {
                 let launched = start(recipe, worker).await;
                 if let Ok(launched) = &launched {
-                    started(launched.process.control());
+                    started(launched.body.control());
                 }
                 drop(result.send(launched));
             })?;
@@ -150,12 +151,12 @@ fn attempt(recipe: &Recipe, worker: WorkerId) -> io::Result<Launched> {
     drop(command);
     let ours = UnixStream::from(ours);
     ours.set_nonblocking(true)?;
-    Ok(Launched { socket: ours.into(), page, process })
+    Ok(Launched { socket: ours.into(), page, body: Body::Process(process) })
 }
 
 /// Puts the magic into the link, and with it the memory of the page that the two will share. Without such memory the worker
 /// counts everything that was sent to it as begun; that is no reason not to start it.
-fn greet(socket: &OwnedFd) -> io::Result<Option<memory::Page>> {
+pub(super) fn greet(socket: &OwnedFd) -> io::Result<Option<memory::Page>> {
     let shared = memory::create().and_then(|fd| Ok((memory::Page::map(&fd)?, fd)));
     match shared {
         Ok((page, fd)) => {

@@ -1,5 +1,7 @@
 //! Brings workers to life and sees them die. It knows nothing of tasks or scheduling.
 
+pub(crate) mod body;
+mod in_process;
 pub(crate) mod libtest;
 pub(crate) mod local;
 pub(crate) mod process;
@@ -8,38 +10,45 @@ pub(crate) mod setting;
 mod stderr;
 #[cfg(test)]
 mod tests;
+pub(crate) mod thread;
 
+use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
 use futures::future::BoxFuture;
 
 use crate::error::Error;
 use crate::id::WorkerId;
-use crate::launch::process::{Control, Process};
+use crate::launch::body::{Body, Control};
 use crate::sys::memory::Page;
 
 /// A way of starting workers.
-pub(crate) trait Launcher: Send + Sync + 'static {
-    /// Starts one worker: its process runs and has been sent the magic.
+pub(crate) trait Launcher: Debug + Send + Sync + 'static {
+    /// Starts one worker: its process or thread runs and has been sent the magic.
     ///
-    /// `started` is called as soon as there is a process, whether or not anybody polls the future: by then its runtime may
-    /// stand still. The future may be dropped at any time; what it had started is then killed and reaped.
+    /// `started` is called as soon as there is a worker, whether or not anybody polls the future: by then its runtime may
+    /// stand still. The future may be dropped at any time; what it had started is then ended.
     ///
     /// # Errors
     ///
     /// An [`ErrorKind::Launch`](crate::ErrorKind::Launch) that says which program could not be started and why.
     fn launch(&self, worker: WorkerId, started: Started) -> BoxFuture<'static, Result<Launched, Error>>;
+
+    /// Whether its workers end when they are killed, whatever they are doing.
+    fn can_kill(&self) -> bool {
+        true
+    }
 }
 
-/// Takes a control over a process that has just been started.
+/// Takes a control over a worker that has just been started.
 pub(crate) type Started = Box<dyn FnOnce(Control) + Send>;
 
-/// A worker whose process runs. Dropping it kills and reaps the process.
+/// A worker that runs. Dropping it ends the worker.
 #[derive(Debug)]
 pub(crate) struct Launched {
     /// The parent's end of the link, non-blocking.
     pub(crate) socket: OwnedFd,
     /// Where the worker notes what it has begun, if the two share memory.
     pub(crate) page: Option<Page>,
-    pub(crate) process: Process,
+    pub(crate) body: Body,
 }

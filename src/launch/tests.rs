@@ -47,7 +47,7 @@ fn launch(script: &str) -> Launched {
 
 /// Waits in a runtime without timers for the end of the process.
 fn exited(launched: &mut Launched) -> Exited {
-    runtime().block_on(poll_fn(|cx| launched.process.poll_exited(cx)))
+    runtime().block_on(poll_fn(|cx| launched.body.poll_exited(cx)))
 }
 
 pub(super) fn wait_for(what: &str, condition: impl Fn() -> bool) {
@@ -111,7 +111,7 @@ fn command(pid: u32) -> String {
 fn family(first: &str) -> Launched {
     let mut launched = launch(&format!("{first}; sleep 600 & echo; wait"));
     hear(&mut launched, b"\n");
-    let pid = launched.process.pid();
+    let pid = launched.body.pid().unwrap();
     // A shell's copy that has not become `sleep` yet may still have the shell's traps.
     wait_for("the sleeper to run", || group(pid).into_iter().any(|member| command(member) == "sleep"));
     launched
@@ -142,7 +142,7 @@ fn exit_codes_and_signals_are_reported_as_they_are() {
         assert_eq!(first.exit.signal().as_deref(), name);
         assert!(first.peak_kib.is_some_and(|kib| kib > 100), "{first:?}");
         assert_eq!(exited(&mut launched), first, "it can be asked again");
-        let pid = launched.process.pid();
+        let pid = launched.body.pid().unwrap();
         assert_eq!(stat(pid).map(|(state, ..)| state), Some('Z'), "unreaped while the handle is held");
         drop(launched);
         wait_for("the zombie to be reaped", || stat(pid).is_none());
@@ -154,7 +154,7 @@ fn the_end_of_a_long_stderr_is_there_to_the_last_byte_when_the_exit_is() {
     let mut launched =
         launch("ulimit -c 0; seq 1 200000 >&2; printf '\\033[0mlast \\377' >&2; kill -ABRT $$");
     assert_eq!(exited(&mut launched).exit.signal().unwrap(), "SIGABRT");
-    let tail = launched.process.stderr_tail();
+    let tail = launched.body.last_words();
     let end = "\\u{1b}[0mlast \u{fffd}";
     let lines = tail.strip_suffix(end).unwrap_or_else(|| panic!("{tail:?}"));
     let whole: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
@@ -185,22 +185,22 @@ fn a_stderr_that_is_held_open_delays_nothing_and_is_let_go() {
 #[test]
 fn a_signal_goes_to_the_whole_group() {
     let mut launched = family("trap 'exit 5' TERM");
-    let pid = launched.process.pid();
-    launched.process.control().signal(Signal::SIGTERM);
+    let pid = launched.body.pid().unwrap();
+    launched.body.control().signal(Signal::SIGTERM);
     assert_eq!(exited(&mut launched).exit, Exit::Code(5));
     wait_for("the sleeper to end", || group(pid) == [pid]);
     // The group can be signalled as long as its leader is a zombie, and nothing comes of it.
-    launched.process.control().signal(Signal::SIGTERM);
-    launched.process.control().signal(Signal::SIGKILL);
+    launched.body.control().signal(Signal::SIGTERM);
+    launched.body.control().signal(Signal::SIGKILL);
     assert_eq!(exited(&mut launched).exit, Exit::Code(5));
 }
 
 #[test]
 fn a_stopped_process_can_be_killed() {
     let mut launched = launch("kill -STOP $$");
-    let pid = launched.process.pid();
+    let pid = launched.body.pid().unwrap();
     wait_for("it to stop", || stat(pid).is_some_and(|(state, ..)| state.eq_ignore_ascii_case(&'T')));
-    launched.process.control().signal(Signal::SIGKILL);
+    launched.body.control().signal(Signal::SIGKILL);
     assert_eq!(exited(&mut launched).exit.signal().unwrap(), "SIGKILL");
 }
 
@@ -208,26 +208,26 @@ fn a_stopped_process_can_be_killed() {
 fn a_dropped_handle_leaves_nothing_whoever_drops_it() {
     let gone = |pid| wait_for("the group to be gone", || group(pid).is_empty() && stat(pid).is_none());
     let outside = family(":");
-    let pid = outside.process.pid();
+    let pid = outside.body.pid().unwrap();
     drop(outside);
     gone(pid);
 
     let pid = runtime().block_on(async {
         let inside = shell("sleep 600 & wait").launch(WORKER, Box::new(drop)).await.unwrap();
-        inside.process.pid()
+        inside.body.pid().unwrap()
     });
     gone(pid);
 
     let gone_runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let orphan = gone_runtime.block_on(shell("sleep 600 & wait").launch(WORKER, Box::new(drop))).unwrap();
-    let pid = orphan.process.pid();
+    let pid = orphan.body.pid().unwrap();
     drop(gone_runtime);
     assert!(stat(pid).is_some_and(|(state, ..)| state != 'Z'), "a runtime's end is nothing to a worker");
     drop(orphan);
     gone(pid);
 
     let unwound = family(":");
-    let pid = unwound.process.pid();
+    let pid = unwound.body.pid().unwrap();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _unwound = unwound;
         std::panic::resume_unwind(Box::new("planted"));
@@ -239,7 +239,7 @@ fn a_dropped_handle_leaves_nothing_whoever_drops_it() {
 #[test]
 fn what_a_worker_leaves_in_its_group_is_killed_before_it_is_reaped() {
     let mut launched = launch("sleep 600 & exit 2");
-    let pid = launched.process.pid();
+    let pid = launched.body.pid().unwrap();
     assert_eq!(exited(&mut launched).exit, Exit::Code(2));
     assert_eq!(group(pid).len(), 2, "a zombie and what it left");
     drop(launched);
@@ -268,7 +268,7 @@ fn the_link_is_both_stdin_and_stdout_and_ends_with_the_worker() {
     let mut byte = [0];
     let blocked = UnixStream::from(launched.socket.try_clone().unwrap()).read(&mut byte).unwrap_err();
     assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock, "our end does not block");
-    launched.process.control().signal(Signal::SIGKILL);
+    launched.body.control().signal(Signal::SIGKILL);
     exited(&mut launched);
     // Nobody else holds the worker's end: not the command, not a sibling.
     assert_eq!(UnixStream::from(launched.socket.try_clone().unwrap()).read(&mut byte).unwrap(), 0);
@@ -294,7 +294,7 @@ fn a_worker_is_executed_under_its_name_and_shares_a_page() {
     ] {
         let mut launched = try_launch(&local).unwrap();
         let exit = exited(&mut launched).exit;
-        assert_eq!(exit, Exit::Code(9), "{}", launched.process.stderr_tail());
+        assert_eq!(exit, Exit::Code(9), "{}", launched.body.last_words());
         assert_eq!(launched.page.unwrap().begun().load(Ordering::SeqCst), 7);
     }
 }
@@ -452,7 +452,7 @@ fn a_process_that_somebody_else_reaps_is_reported_as_unknown() {
         for _ in 0..20 {
             // It waits until it is watched: the magic has two lines.
             let mut launched = launch("sleep 600 & read a; read b; read c; exit 3");
-            let pid = launched.process.pid();
+            let pid = launched.body.pid().unwrap();
             nix::unistd::write(&launched.socket, b"\n").unwrap();
             assert!(matches!(exited(&mut launched).exit, Exit::Unknown | Exit::Code(3)));
             drop(launched);
@@ -468,10 +468,10 @@ fn ignored_child_signals_cost_the_status_and_nothing_else() {
         "ignored_child_signals_cost_the_status_and_nothing_else",
         || {
             let mut launched = launch("sleep 600 & read a; read b; read c; echo last words >&2; exit 3");
-            let pid = launched.process.pid();
+            let pid = launched.body.pid().unwrap();
             nix::unistd::write(&launched.socket, b"\n").unwrap();
             assert_eq!(exited(&mut launched).exit, Exit::Unknown);
-            assert_eq!(launched.process.stderr_tail(), "last words\n");
+            assert_eq!(launched.body.last_words(), "last words\n");
             drop(launched);
             wait_for("the group to be gone", || group(pid).is_empty());
         },
@@ -486,7 +486,7 @@ fn lines_of_stderr_are_logged_even_if_the_log_panics() {
         std::panic::set_hook(Box::new(|_| {}));
         let mut launched = launch("echo one >&2; echo panic >&2; echo two >&2; exit 9");
         assert_eq!(exited(&mut launched).exit, Exit::Code(9));
-        let pid = launched.process.pid();
+        let pid = launched.body.pid().unwrap();
         drop(launched);
         wait_for("it to be reaped", || stat(pid).is_none());
         let _ = std::panic::take_hook();

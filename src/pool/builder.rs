@@ -37,6 +37,8 @@ pub struct PoolBuilder {
     program: Option<PathBuf>,
     args: Vec<OsString>,
     setting: Setting,
+    /// What starts the workers, if it is not chosen by how this process has begun.
+    launcher: Option<Arc<dyn Launcher>>,
     config: Config,
     depth_limit: u8,
 }
@@ -49,6 +51,7 @@ impl PoolBuilder {
             program: None,
             args: Vec::new(),
             setting: Setting::default(),
+            launcher: None,
             config: Config::default(),
             depth_limit: DEPTH_LIMIT,
         }
@@ -261,6 +264,12 @@ impl PoolBuilder {
         self
     }
 
+    /// Has the workers started by this.
+    pub(crate) fn launched_by(mut self, launcher: impl Launcher) -> Self {
+        self.launcher = Some(Arc::new(launcher));
+        self
+    }
+
     /// Starts all workers at once and resolves when the first of them takes tasks.
     ///
     /// # Errors
@@ -286,7 +295,10 @@ impl PoolBuilder {
             cores: (cores / places).max(1),
             graces_ms: self.graces(),
         };
-        let launcher = launcher(self.program, self.args, self.setting)?;
+        let launcher = match self.launcher {
+            Some(launcher) if entry() != Entry::Worker => launcher,
+            _ => launcher(self.program, self.args, self.setting)?,
+        };
         let pool = Pool::start(Driver::start(self.config, self.message_limit, launcher, tree, None)?);
         // From here on a dropped future or an error drops the pool, and that ends what was started.
         pool.driver().started().await?;
@@ -305,7 +317,10 @@ impl PoolBuilder {
         }
         self.config.workers = count(self.workers.unwrap_or_else(|| cores() as usize))?;
         let tree = Tree { graces_ms: self.graces(), ..uplink.tree() };
-        let launcher = Box::new(Local::below().with(self.setting));
+        let launcher = match uplink.kin::<Arc<dyn Launcher>>() {
+            Some(kin) => Arc::clone(kin),
+            None => Arc::new(Local::below().with(self.setting)),
+        };
         Driver::start(self.config, self.message_limit, launcher, tree, Some(uplink)).map(Pool::start)
     }
 
@@ -338,7 +353,7 @@ fn launcher(
     program: Option<PathBuf>,
     args: Vec<OsString>,
     setting: Setting,
-) -> Result<Box<dyn Launcher>, Error> {
+) -> Result<Arc<dyn Launcher>, Error> {
     let local = match (entry(), program) {
         (Entry::Worker, _) => {
             let advice = "its tasks have one: call cx.pool(), and configure it with Worker::nested";
@@ -362,7 +377,7 @@ fn launcher(
             ));
         }
     };
-    Ok(Box::new(local.with(setting)))
+    Ok(Arc::new(local.with(setting)))
 }
 
 fn refused(message: String, advice: &'static str) -> Error {

@@ -12,11 +12,12 @@ use nix::unistd::{Pid, getpgrp, getpid, setpgid};
 
 use super::greet::{self, Greeting, Refusal};
 use super::io::Shared;
+use super::leave::Way;
 use super::watch::{self, Lives};
 use super::{Worker, leave, prepare, runtime, stdio, turn};
 use crate::sys::signal;
 use crate::task::Table;
-use crate::uplink::Uplink;
+use crate::uplink::{Kin, Uplink};
 use crate::wire::frame::{Hello, Open, Ready, Sandbox, ToParent};
 use crate::wire::{TO_PARENT_MAGIC, VERSION};
 
@@ -86,23 +87,41 @@ pub(super) fn not_a_pool(found: &str) -> ! {
 }
 
 /// Everything from `Hello` to `Bye`.
-fn serve(started: Started, mut worker: Worker, parent: Option<u32>) -> io::Result<()> {
-    let Started { ends, mut lives, greeting: Greeting { hello, page, rest } } = started;
-    lives.ancestors(parent, &hello.ancestors);
-    let enforced = contain(hello.sandbox)?;
+fn serve(started: Started, worker: Worker, parent: Option<u32>) -> io::Result<()> {
+    let Started { ends, mut lives, greeting } = started;
+    lives.ancestors(parent, &greeting.hello.ancestors);
+    let enforced = contain(greeting.hello.sandbox)?;
     // Fifteen characters are all that a name can have.
     let _ = prctl::set_name(c"procpool-worker");
+    let (shared, hello) = share(ends, greeting, Way::Process)?;
+    attend(&shared, worker, hello, lives, enforced, None)
+}
+
+/// Makes what the worker's two threads share.
+pub(super) fn share(ends: stdio::Ends, greeting: Greeting, way: Way) -> io::Result<(Arc<Shared>, Hello)> {
+    let Greeting { hello, page, rest } = greeting;
     turn::note_panics();
     ends.unblock()?;
-    let shared = Arc::new(Shared::new(ends, page, hello.limits.message, rest)?);
-    greet_back(&shared, &worker.table, &hello);
-    watch::start(&shared, lives)?;
+    Ok((Arc::new(Shared::new(ends, page, hello.limits.message, rest, way)?), hello))
+}
+
+/// Everything from `Ready` to `Bye`.
+pub(super) fn attend(
+    shared: &Arc<Shared>,
+    mut worker: Worker,
+    hello: Hello,
+    lives: Lives,
+    enforced: Vec<String>,
+    kin: Option<Kin>,
+) -> io::Result<()> {
+    greet_back(shared, &worker.table, &hello);
+    watch::start(shared, lives)?;
     let place = runtime::Place { worker: hello.worker, depth: hello.depth.into() };
-    let uplink = Uplink::new(hello, worker.table.kinds(), worker.nested.take());
+    let uplink = Uplink::new(hello, worker.table.kinds(), worker.nested.take(), kin);
     let parallelism = thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(u32::MAX));
-    let runtime = runtime::build(&shared)?;
+    let runtime = runtime::build(shared)?;
     let open = Open { enforced, parallelism };
-    let states = runtime.block_on(runtime::serve(&shared, worker, &place, open, Arc::new(uplink)))?;
+    let states = runtime.block_on(runtime::serve(shared, worker, &place, open, Arc::new(uplink)))?;
     prepare::finish(runtime, states);
     Ok(())
 }

@@ -4,16 +4,15 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::codec::Decoder;
-use tokio_util::sync::CancellationToken;
 
-use super::leave;
+use super::effects::Effects;
+use super::leave::{self, Way};
 use super::outbox::Outbox;
 use super::pulse::Pulse;
 use super::stdio::Ends;
@@ -57,6 +56,7 @@ pub(super) struct Io {
     /// Whether the watcher reads and writes, because the main thread is stuck in user code.
     pub(super) standin: bool,
     stage: Stage,
+    pub(super) way: Way,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ enum Stage {
     Draining,
     /// `Bye` is written, or on its way: nothing may follow it.
     Left,
+    /// The link has ended, and with it all that this worker, a thread, was there for. Processes do not live to see it.
+    Gone,
 }
 
 /// A task that has not begun.
@@ -97,19 +99,14 @@ pub(super) enum Next {
     Leave,
 }
 
-/// What reading leads to outside the lock.
-#[derive(Debug, Default)]
-#[must_use = "a cancelled task is not told"]
-pub(super) struct Effects {
-    token: Option<CancellationToken>,
-    /// Whether the main thread has to look.
-    news: bool,
-    reader: Option<Waker>,
-    ignored: usize,
-}
-
 impl Shared {
-    pub(super) fn new(ends: Ends, page: Option<Page>, limit: u32, unparsed: BytesMut) -> nix::Result<Self> {
+    pub(super) fn new(
+        ends: Ends,
+        page: Option<Page>,
+        limit: u32,
+        unparsed: BytesMut,
+        way: Way,
+    ) -> nix::Result<Self> {
         let io = Io {
             codec: Codec::new(limit),
             unparsed,
@@ -120,6 +117,7 @@ impl Shared {
             reader: None,
             standin: false,
             stage: Stage::Serving,
+            way,
         };
         Ok(Self { ends, pulse: Pulse::new()?, slot: Arc::default(), io: Mutex::new(io) })
     }
@@ -181,14 +179,48 @@ impl Shared {
     ///
     /// Nobody survives the end of the link, here or in [`flush`](Self::flush).
     pub(super) fn read(&self, io: &mut Io) -> Option<Effects> {
+        if io.is_gone() {
+            return None;
+        }
         let room = ROOM.max(io.unparsed.len());
         match buffer::read(self.ends.input.as_fd(), &mut io.unparsed, room) {
-            Ok(0) => leave::die(),
+            Ok(0) => {
+                io.way.die();
+                Some(self.gone(io))
+            }
             Ok(_) => Some(self.parse(io)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
             Err(error) if error.kind() == ErrorKind::Interrupted => Some(Effects::default()),
-            Err(error) => lost(&error),
+            Err(error) => {
+                io.lost(&error);
+                // What is read next is the end.
+                Some(Effects::default())
+            }
         }
+    }
+
+    /// Leaves with one line that says why.
+    pub(super) fn fail(&self, code: i32, reason: &str) {
+        let effects = {
+            let mut io = self.lock();
+            io.fail(code, reason);
+            let effects = self.gone(&mut io);
+            io.on_behalf(effects)
+        };
+        effects.perform();
+    }
+
+    /// A thread's link is closed: what runs is to stop, and nothing follows it.
+    fn gone(&self, io: &mut Io) -> Effects {
+        let mut effects = Effects { news: true, ..Effects::default() };
+        io.stage = Stage::Gone;
+        io.queue.clear();
+        io.out.discard();
+        if let Some(current) = &mut io.running {
+            current.cancelled = Some(Instant::now());
+            effects.token = self.slot.cancel();
+        }
+        effects
     }
 
     /// Understands what was read.
@@ -207,7 +239,9 @@ impl Shared {
                 Err(violation) => Err(violation),
             };
             if let Err(violation) = done {
-                leave::fail(leave::MISUNDERSTOOD, &format!("the parent can't be understood: {violation}"));
+                io.fail(leave::MISUNDERSTOOD, &format!("the parent can't be understood: {violation}"));
+                let gone = self.gone(io);
+                return Effects { token: effects.token.or(gone.token), ..gone };
             }
         }
         if bulky {
@@ -222,16 +256,9 @@ impl Shared {
         match io.out.write(&self.ends.output) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => lost(&error),
+            // A thread hears of it when it reads next.
+            Err(error) => io.lost(&error),
         }
-    }
-}
-
-/// A parent that is gone is no news; anything else is worth a line.
-fn lost(error: &io::Error) -> ! {
-    match error.kind() {
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => leave::die(),
-        _ => leave::fail(leave::UNFIT, &format!("the link to the parent failed ({error})")),
     }
 }
 
@@ -241,7 +268,7 @@ impl Io {
         match self.stage {
             Stage::Serving => !self.queue.is_empty() && self.out.len() <= UNREAD,
             Stage::Draining => self.queue.is_empty() || self.out.len() <= UNREAD,
-            Stage::Left => self.out.is_empty(),
+            Stage::Left | Stage::Gone => self.out.is_empty(),
         }
     }
 
@@ -251,7 +278,22 @@ impl Io {
 
     /// Whether the last word was said.
     pub(super) fn has_left(&self) -> bool {
-        self.stage == Stage::Left
+        matches!(self.stage, Stage::Left | Stage::Gone)
+    }
+
+    /// Whether the link has ended.
+    pub(super) fn is_gone(&self) -> bool {
+        self.stage == Stage::Gone
+    }
+
+    fn lost(&mut self, error: &io::Error) {
+        self.way.lost(error);
+        self.out.discard();
+    }
+
+    fn fail(&mut self, code: i32, reason: &str) {
+        self.way.fail(code, reason);
+        self.out.discard();
     }
 
     /// Until when the running task may clean up, if it was cancelled.
@@ -267,6 +309,11 @@ impl Io {
         }
     }
 
+    /// Gives out the main thread's waker: nobody is to be woken any more.
+    pub(super) fn forget(&mut self) -> Option<Waker> {
+        self.reader.take()
+    }
+
     /// What the stand-in has to do outside the lock: the same, and wake the main thread if it should look.
     pub(super) fn on_behalf(&mut self, mut effects: Effects) -> Effects {
         if effects.news {
@@ -277,8 +324,10 @@ impl Io {
 
     /// Says the last word. Whatever is read from now on is not answered.
     pub(super) fn bye(&mut self) {
-        self.say(ToParent::Bye);
-        self.stage = Stage::Left;
+        if !self.has_left() {
+            self.say(ToParent::Bye);
+            self.stage = Stage::Left;
+        }
     }
 
     /// Adds bytes that are no frame: the magic.
@@ -292,7 +341,7 @@ impl Io {
 
     /// Adds an answer to what is to be written. One that is larger than a message may be is replaced by one that says so.
     fn say_with(&mut self, frame: &ToParent, body: &[u8]) {
-        if self.stage == Stage::Left {
+        if self.has_left() {
             return;
         }
         let Err(error) = self.out.add(&self.codec, frame, body) else { return };
@@ -303,7 +352,7 @@ impl Io {
                 let verdict = Verdict::TooLarge { bytes: *bytes as u64 };
                 self.say(ToParent::Done { task: *task, attempt: *attempt, used_us: *used_us, verdict });
             }
-            _ => leave::fail(leave::UNFIT, &format!("an answer can't be sent: {error}")),
+            _ => self.fail(leave::UNFIT, &format!("an answer can't be sent: {error}")),
         }
     }
 
@@ -315,7 +364,7 @@ impl Io {
         slot: &Slot,
         effects: &mut Effects,
     ) -> Result<(), Violation> {
-        if self.stage == Stage::Left {
+        if self.has_left() {
             return Ok(());
         }
         match frame {
@@ -398,30 +447,4 @@ impl Io {
 
 fn malformed(what: &str) -> Violation {
     Violation::Malformed { reason: what.into() }
-}
-
-impl Effects {
-    /// Does it, on the main thread.
-    pub(super) fn perform(self) {
-        if self.ignored > 0 {
-            tracing::trace!(frames = self.ignored, "ignored frames that mean nothing to this worker");
-        }
-        self.wake();
-    }
-
-    /// Does it, on the watcher, which must neither die of a panicking waker nor wait for a subscriber's lock.
-    pub(super) fn perform_on_behalf(self) {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.wake())) {
-            std::mem::forget(payload);
-        }
-    }
-
-    fn wake(self) {
-        if let Some(reader) = self.reader {
-            reader.wake();
-        }
-        if let Some(token) = self.token {
-            token.cancel();
-        }
-    }
 }

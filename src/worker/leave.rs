@@ -1,11 +1,13 @@
-//! The ways out of a worker that run nobody's code: no exit handlers, no destructors, and no output but one line. It does
-//! not decide when to leave.
+//! The ways out of a worker. Those out of a process run nobody's code: no exit handlers, no destructors, and no output but
+//! one line. It does not decide when to leave.
 
-use std::io::stderr;
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind, stderr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, getpgrp, getpid, write};
 
 use crate::sys::process::exit_now;
@@ -19,7 +21,63 @@ pub(super) const UNFIT: i32 = 71;
 /// The exit code of a worker that does not understand what it was sent, or is of another version.
 pub(super) const MISUNDERSTOOD: i32 = 76;
 
-/// Ends this worker because nobody is left who would want its answers, and with it everything that it has started.
+/// What ends when a worker leaves before it is told to.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// Its process, there and then, whatever it is doing.
+    Process,
+    /// Its thread. Nobody can end one: it finds its link closed, and leaves once user code has given it back.
+    Thread {
+        link: Arc<OwnedFd>,
+        /// Why, if that is worth telling.
+        words: Option<String>,
+    },
+}
+
+impl Way {
+    /// Leaves because nobody is left who would want answers. Does not return in a process.
+    pub(super) fn die(&self) {
+        match self {
+            Self::Process => die(),
+            Self::Thread { link, .. } => cut(link),
+        }
+    }
+
+    /// Leaves with one line that says why. Does not return in a process.
+    pub(super) fn fail(&mut self, code: i32, reason: &str) {
+        match self {
+            Self::Process => fail(code, reason),
+            Self::Thread { link, words } => {
+                words.get_or_insert_with(|| reason.to_owned());
+                cut(link);
+            }
+        }
+    }
+
+    /// Leaves because of an error of the link. A parent that is gone is no news; anything else is worth a line.
+    pub(super) fn lost(&mut self, error: &io::Error) {
+        match error.kind() {
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => self.die(),
+            _ => self.fail(UNFIT, &format!("the link to the parent failed ({error})")),
+        }
+    }
+
+    /// Why the thread has left, once.
+    pub(super) fn words(&mut self) -> Option<String> {
+        match self {
+            Self::Process => None,
+            Self::Thread { words, .. } => words.take(),
+        }
+    }
+}
+
+/// Has every read find the end of the link from now on, behind what has already come.
+fn cut(link: &OwnedFd) {
+    // Fails only if the parent has closed its end, which is the same to whoever reads.
+    let _ = shutdown(link.as_raw_fd(), Shutdown::Read);
+}
+
+/// Ends this process because nobody is left who would want its answers, and with it everything that it has started.
 pub(super) fn die() -> ! {
     if getpgrp() == getpid() {
         // Nothing can be done if it fails, and exiting follows anyway.
@@ -28,7 +86,7 @@ pub(super) fn die() -> ! {
     exit_now(128 + Signal::SIGKILL as i32)
 }
 
-/// Ends this worker with one line on standard error.
+/// Ends this process with one line on standard error.
 ///
 /// Past Rust's own lock on standard error, which user code may hold while it blocks, and not at all if nobody drains the
 /// pipe: a worker that has to go must not wait for being heard.

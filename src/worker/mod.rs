@@ -7,8 +7,10 @@
 //!                                  └──── pulse, io ─────┴────────────┘  what the two threads share
 //! ```
 //!
-//! In pools that are contained, `init` first becomes a guardian, which starts the worker: `guard`.
+//! In pools that are contained, `init` first becomes a guardian, which starts the worker: `guard`. A worker can also be a
+//! thread of its pool's process, the same from `Hello` on: `thread`.
 
+mod effects;
 mod greet;
 mod guard;
 mod init;
@@ -22,6 +24,7 @@ mod runtime;
 mod stdio;
 #[cfg(test)]
 mod tests;
+pub(crate) mod thread;
 mod turn;
 mod watch;
 
@@ -74,7 +77,7 @@ pub(crate) enum Entry {
     NotPassed,
     /// [`Worker::init`] has returned.
     Main,
-    /// It is a worker.
+    /// It is a worker, or the calling thread is one.
     Worker,
 }
 
@@ -83,6 +86,7 @@ static PASSED: AtomicBool = AtomicBool::new(false);
 /// How this process was entered.
 pub(crate) fn entry() -> Entry {
     match parent() {
+        _ if thread::is_one() => Entry::Worker,
         Some(_) => Entry::Worker,
         None if PASSED.load(Ordering::Acquire) => Entry::Main,
         None => Entry::NotPassed,

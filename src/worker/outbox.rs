@@ -92,6 +92,11 @@ impl Outbox {
         Ok(())
     }
 
+    /// Nothing is written any more. What is kept stays where the parent finds it.
+    pub(super) fn discard(&mut self) {
+        self.bytes = BytesMut::new();
+    }
+
     fn keep(&mut self, start: usize) {
         self.large |= self.bytes.len() > KEPT;
         let added = &self.bytes[start..];

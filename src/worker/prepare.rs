@@ -14,7 +14,8 @@ use super::turn::guard;
 use crate::state::{Building, Init, Inits, States, Value};
 use crate::wire::frame::Verdict;
 
-/// Builds the states one after the other. A worker that lacks one is of no use: it ends here, with the reason.
+/// Builds the states one after the other. A worker that lacks one is of no use: it leaves, with the reason, and a thread
+/// takes along those that it has built.
 pub(super) async fn build(shared: &Shared, reader: &mut Reader, inits: Inits) -> States {
     let mut states = States::default();
     for Init { name, start, .. } in inits {
@@ -27,7 +28,8 @@ pub(super) async fn build(shared: &Shared, reader: &mut Reader, inits: Inits) ->
             Err(reason) => {
                 // One line, or the last of them would be all that a short report shows.
                 let reason = reason.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
-                leave::fail(leave::UNPREPARED, &format!("state {name} was not initialised: {reason}"))
+                shared.fail(leave::UNPREPARED, &format!("state {name} was not initialised: {reason}"));
+                break;
             }
         }
     }
@@ -42,6 +44,9 @@ async fn drive(shared: &Shared, reader: &mut Reader, mut building: Building) -> 
             Ok(Poll::Pending) => {
                 // Tasks that come before `Open` wait in the queue; all else is answered.
                 let _ = reader.poll(cx, |_| false);
+                if shared.lock().is_gone() {
+                    return Poll::Ready(Err("nobody waits for it any more".to_owned()));
+                }
                 Poll::Pending
             }
             Err(verdict) => Poll::Ready(Err(reason(verdict))),
@@ -51,7 +56,8 @@ async fn drive(shared: &Shared, reader: &mut Reader, mut building: Building) -> 
     guard(|| drop(building)).map_err(reason).and(built)
 }
 
-fn reason(verdict: Verdict) -> String {
+/// What user code panicked with.
+pub(super) fn reason(verdict: Verdict) -> String {
     match verdict {
         Verdict::Panicked { message, location: Some(place) } => format!("it panicked at {place}: {message}"),
         Verdict::Panicked { message, location: None } => format!("it panicked: {message}"),

@@ -22,6 +22,8 @@ pub(super) struct Pulse {
     epoch: AtomicU64,
     /// Whether the watcher ticks.
     watching: AtomicBool,
+    /// Whether the main thread has ended, and the process has not.
+    over: AtomicBool,
     bell: EventFd,
 }
 
@@ -33,7 +35,8 @@ impl Pulse {
     /// When the kernel has no eventfd to give.
     pub(super) fn new() -> nix::Result<Self> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { epoch: AtomicU64::new(1), watching: AtomicBool::new(true), bell })
+        let (watching, over) = (AtomicBool::new(true), AtomicBool::new(false));
+        Ok(Self { epoch: AtomicU64::new(1), watching, over, bell })
     }
 
     /// Main thread: it goes to sleep.
@@ -56,6 +59,17 @@ impl Pulse {
     pub(super) fn beat(&self) {
         let epoch = self.epoch.load(Ordering::Relaxed);
         self.epoch.store(epoch + 2, Ordering::Relaxed);
+    }
+
+    /// Main thread: it ends, and nobody is to watch it any more.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    /// Watcher: whether the main thread has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     pub(super) fn epoch(&self) -> u64 {

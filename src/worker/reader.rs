@@ -54,6 +54,10 @@ impl Reader {
                 if enough(&io) {
                     return Poll::Ready(());
                 }
+                if io.is_gone() {
+                    // Nothing more will come, and a closed socket always looks as if something had.
+                    return Poll::Pending;
+                }
                 io.wake_with(cx.waker());
                 io.has_output()
             };
@@ -62,7 +66,12 @@ impl Reader {
             }
             match self.input.poll_read_ready(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => failed(&error),
+                Poll::Ready(Err(error)) => {
+                    self.failed(&error);
+                    // The end that is asked for next time.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(mut guard)) => {
                     let effects = self.shared.read(&mut self.shared.claim());
                     match effects {
@@ -79,13 +88,21 @@ impl Reader {
     fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let output = match self.output.take() {
             Some(output) => output,
-            None => ready::watch(Arc::clone(&self.shared.ends.output), Interest::WRITABLE)
-                .unwrap_or_else(|error| failed(&error)),
+            None => match ready::watch(Arc::clone(&self.shared.ends.output), Interest::WRITABLE) {
+                Ok(output) => output,
+                Err(error) => {
+                    self.failed(&error);
+                    return Poll::Ready(());
+                }
+            },
         };
         loop {
             match output.poll_write_ready(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Err(error)) => failed(&error),
+                Poll::Ready(Err(error)) => {
+                    self.failed(&error);
+                    return Poll::Ready(());
+                }
                 Poll::Ready(Ok(mut guard)) => {
                     let mut io = self.shared.claim();
                     self.shared.flush(&mut io);
@@ -99,8 +116,8 @@ impl Reader {
         self.output = Some(output);
         Poll::Pending
     }
-}
 
-fn failed(error: &io::Error) -> ! {
-    leave::fail(leave::UNFIT, &format!("the link to the parent can't be waited for ({error})"))
+    fn failed(&self, error: &io::Error) {
+        self.shared.fail(leave::UNFIT, &format!("the link to the parent can't be waited for ({error})"));
+    }
 }

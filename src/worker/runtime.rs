@@ -113,7 +113,12 @@ pub(super) async fn serve(
             Next::Leave => break,
         }
     }
-    end_below(&uplink, &mut main.reader).await;
+    if !shared.lock().is_gone() {
+        end_below(&uplink, &mut main.reader).await;
+    }
+    // What is below knows its uplink: neither would ever be dropped.
+    let below = uplink.below().take();
+    drop(below);
     shared.claim().bye();
     poll_fn(|cx| main.reader.poll(cx, |io| !io.has_output())).await;
     Ok(states)
@@ -209,7 +214,10 @@ impl Main<'_> {
         }
         let Some(over) = grace else { return Poll::Pending };
         // As for the reader: the task must not be able to spend the budget of the clock that ends it.
-        if !self.shared.slot.asked() || pin!(unconstrained(over.as_mut())).poll(cx).is_ready() {
+        if !self.shared.slot.asked()
+            || self.shared.lock().is_gone()
+            || pin!(unconstrained(over.as_mut())).poll(cx).is_ready()
+        {
             return Poll::Ready(turn.stop());
         }
         Poll::Pending

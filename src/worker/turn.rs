@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use std::task::{Context as Wake, Poll};
 
 use bytes::BytesMut;
@@ -20,14 +21,17 @@ thread_local! {
     static PLACE: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Has every panic leave its place behind, ahead of what the hook in force does with it.
+/// Has every panic of this process leave its place behind, ahead of what the hook in force does with it.
 pub(super) fn note_panics() {
-    let next = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        // A thread that is going down has no place to keep it.
-        let _ = PLACE.try_with(|place| place.set(info.location().map(ToString::to_string)));
-        next(info);
-    }));
+    static NOTED: Once = Once::new();
+    NOTED.call_once(|| {
+        let next = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            // A thread that is going down has no place to keep it.
+            let _ = PLACE.try_with(|place| place.set(info.location().map(ToString::to_string)));
+            next(info);
+        }));
+    });
 }
 
 /// A task that runs.

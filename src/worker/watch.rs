@@ -7,6 +7,9 @@
 //!     ▲                 │  ▲                                     │
 //!     └── idle for 1 s ─┘  └───────── bell: main is back ────────┘
 //! ```
+//!
+//! The watcher of a thread has no death to see. It ends with that thread, or with the link: a thread whose link has ended and
+//! that is stuck all the same has nobody to hear.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -101,12 +104,13 @@ impl Lives {
 ///
 /// When no thread can be made: a worker without one would outlive its parent.
 pub(super) fn start(shared: &Arc<Shared>, lives: Lives) -> io::Result<()> {
-    let shared = Arc::clone(shared);
+    let (shared, watched) = (Arc::clone(shared), Arc::clone(shared));
     let watcher = thread::Builder::new().name("procpool-watch".into()).stack_size(STACK);
     let run = move || {
         let watcher = Watcher { shared, lives, state: State::start() };
-        let _ = catch_unwind(AssertUnwindSafe(|| watcher.run()));
-        leave::fail(leave::UNFIT, "the watcher has failed")
+        if catch_unwind(AssertUnwindSafe(|| watcher.run())).is_err() {
+            watched.fail(leave::UNFIT, "the watcher has failed");
+        }
     };
     signal::with_all_blocked(|| watcher.spawn(run))??;
     Ok(())
@@ -126,6 +130,8 @@ enum State {
     Ticking { epoch: u64, since: Instant },
     /// The main thread is stuck. `full`: the parent has to read before more can be written.
     StandIn { full: bool },
+    /// There is nothing to watch any more.
+    Over,
 }
 
 /// What became ready.
@@ -143,20 +149,24 @@ impl State {
 }
 
 impl Watcher {
-    fn run(mut self) -> ! {
-        loop {
+    /// Returns when there is nothing to watch any more, as there always is in a process.
+    fn run(mut self) {
+        while !matches!(self.state, State::Over) {
             let ready = self.poll();
-            if ready.bell {
-                self.shared.pulse.hush();
-                self.state = State::start();
-                continue;
-            }
             self.state = match self.state {
+                _ if ready.bell => self.answer(),
                 State::Ticking { epoch, since } => self.tick(epoch, since),
                 State::StandIn { .. } if ready.link => self.stand_in(),
                 state => state,
             };
         }
+    }
+
+    /// The main thread has rung.
+    fn answer(&self) -> State {
+        let pulse = &self.shared.pulse;
+        pulse.hush();
+        if pulse.is_over() { State::Over } else { State::start() }
     }
 
     /// Waits for what concerns the state, and for deaths, which concern every state.
@@ -183,7 +193,10 @@ impl Watcher {
         match poll(&mut fds, timeout) {
             Ok(_) => {}
             Err(Errno::EINTR | Errno::EAGAIN) => return Ready::default(),
-            Err(errno) => leave::fail(leave::UNFIT, &format!("the watcher can't watch ({errno})")),
+            Err(errno) => {
+                self.shared.fail(leave::UNFIT, &format!("the watcher can't watch ({errno})"));
+                return Ready::default();
+            }
         }
         let any = |fd: &PollFd<'_>| fd.revents() != Some(PollFlags::empty());
         if fds[..lives].iter().any(any) || self.lives.parent.is_some_and(|pid| getppid().as_raw() != pid) {
@@ -205,6 +218,9 @@ impl Watcher {
         }
         if !asleep(epoch) {
             let mut io = self.shared.lock();
+            if io.is_gone() {
+                return State::Over;
+            }
             // Moved before we had the lock: it may by now sleep and rely on being told of what comes in.
             // Or it has said its last word, and exit handlers take their time: the link is none of our business then.
             if pulse.epoch() != epoch || io.has_left() {
@@ -226,6 +242,9 @@ impl Watcher {
             let mut io = self.shared.lock();
             if !io.standin {
                 return State::start();
+            }
+            if io.is_gone() {
+                return State::Over;
             }
             let effects = self.shared.read(&mut io);
             let drained = effects.is_none();

@@ -10,6 +10,7 @@ mod prepare;
 mod stdio;
 mod stress;
 mod tasks;
+mod thread;
 mod verdict;
 
 use super::Worker;

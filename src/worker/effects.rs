@@ -1,0 +1,43 @@
+//! What a frame leads to that may not be done under the link's lock: waking is anybody's code. It does not decide what.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
+
+use tokio_util::sync::CancellationToken;
+
+/// What reading leads to outside the lock.
+#[derive(Debug, Default)]
+#[must_use = "a cancelled task is not told"]
+pub(super) struct Effects {
+    pub(super) token: Option<CancellationToken>,
+    /// Whether the main thread has to look.
+    pub(super) news: bool,
+    pub(super) reader: Option<Waker>,
+    pub(super) ignored: usize,
+}
+
+impl Effects {
+    /// Does it, on the main thread.
+    pub(super) fn perform(self) {
+        if self.ignored > 0 {
+            tracing::trace!(frames = self.ignored, "ignored frames that mean nothing to this worker");
+        }
+        self.wake();
+    }
+
+    /// Does it, on the watcher, which must neither die of a panicking waker nor wait for a subscriber's lock.
+    pub(super) fn perform_on_behalf(self) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.wake())) {
+            std::mem::forget(payload);
+        }
+    }
+
+    fn wake(self) {
+        if let Some(reader) = self.reader {
+            reader.wake();
+        }
+        if let Some(token) = self.token {
+            token.cancel();
+        }
+    }
+}

@@ -119,6 +119,11 @@ impl Table {
         self.rows.push(row);
     }
 
+    /// How many types there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// What `Ready` tells of the table.
     pub(crate) fn kinds(&self) -> Vec<TaskType> {
         self.rows.iter().map(|row| row.kind.clone()).collect()

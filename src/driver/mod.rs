@@ -32,7 +32,7 @@ use crate::sched::{Config, Input};
 use crate::sys::ready;
 use crate::task::Task;
 use crate::uplink::Uplink;
-use crate::wire::frame::Tree;
+use crate::wire::frame::{Limits, Tree};
 pub(crate) use options::{Options, Owner, Place};
 use state::State;
 pub(crate) use submit::Submitted;
@@ -49,8 +49,8 @@ struct Shared {
     launcher: Arc<dyn Launcher>,
     /// Where the tasks of links and clock run: the runtime that built the pool.
     runtime: Handle,
-    /// The largest message, in bytes.
-    limit: u32,
+    /// What every worker must keep to.
+    limits: Limits,
     /// What every worker is told of the tree.
     tree: Tree,
     /// What joins a pool inside a worker to the tree above.
@@ -94,12 +94,13 @@ impl Driver {
         })?;
         probe()?;
         let life = watch::Sender::new(Life::Starting);
+        let limits = Limits { message: limit, slots: config.slots };
         let state = Mutex::new(State::new(config, limit, launcher.can_kill(), &tree, uplink.as_deref())?);
         let shared = Arc::new(Shared {
             state,
             launcher,
             runtime,
-            limit,
+            limits,
             tree,
             uplink,
             lanes: AtomicU32::new(0),
@@ -146,7 +147,7 @@ impl Driver {
 
     /// The largest message, in bytes.
     pub(crate) fn limit(&self) -> u32 {
-        self.shared.limit
+        self.shared.limits.message
     }
 
     /// Submits a task whose input has been encoded.

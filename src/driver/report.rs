@@ -232,12 +232,20 @@ pub(super) const UNGUARDED: &str = "it is not contained: whatever executes it ha
                                     itself executed under";
 
 /// What is wrong with a worker's greeting, if anything is.
-pub(super) fn unfit(ready: &Ready, nonce: &[u8; 16], table: Option<&[TaskType]>) -> Option<String> {
+pub(super) fn unfit(
+    ready: &Ready,
+    nonce: &[u8; 16],
+    slots: u32,
+    table: Option<&[TaskType]>,
+) -> Option<String> {
     if ready.version != VERSION {
         return Some(format!("it speaks version {} of the protocol, this pool {VERSION}", ready.version));
     }
     if ready.nonce != *nonce {
         return Some("it did not repeat the nonce of its greeting".to_owned());
+    }
+    if ready.slots != slots {
+        return Some(format!("it runs {} tasks at once, this pool wants {slots}", ready.slots));
     }
     if table.is_some_and(|table| ready.tasks != table) {
         return Some(

@@ -27,7 +27,7 @@ use crate::sched::Input;
 use crate::sys::memory::Page;
 use crate::sys::process::start_time;
 use crate::wire::codec::{Message, Violation};
-use crate::wire::frame::{Ancestor, Hello, Limits, Sandbox, ToParent, ToWorker};
+use crate::wire::frame::{Ancestor, Hello, Sandbox, ToParent, ToWorker};
 use crate::{error::Error, wire};
 
 /// How often a link's task goes round before it lets the runtime's other tasks have a turn.
@@ -80,7 +80,7 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
         state.send(worker, &ToWorker::Hello(hello(shared, worker, nonce)));
     });
     Ok(Session {
-        link: Link::new(socket, shared.limit),
+        link: Link::new(socket, shared.limits.message),
         shared: Arc::clone(shared),
         worker,
         body,
@@ -232,7 +232,7 @@ fn hello(shared: &Shared, worker: WorkerId, nonce: [u8; 16]) -> Hello {
             .collect(),
         depth: above.map_or(1, |above| above.depth.saturating_add(1)),
         tree: shared.tree.clone(),
-        limits: Limits { message: shared.limit, slots: 1 },
+        limits: shared.limits,
         sandbox: Sandbox::Contain,
         log: 0,
     }

@@ -41,6 +41,8 @@ pub(super) struct State {
     can_kill: bool,
     /// How long a worker may take to greet, and to open after that.
     limits: (Duration, Duration),
+    /// How many tasks a worker has to run at once.
+    slots: u32,
     alarm: Alarm,
     /// The clock's task, and when the alarm will wake it.
     clock: Option<Waker>,
@@ -73,6 +75,7 @@ impl State {
         Ok(Self {
             can_kill,
             limits: (config.start_limit, config.init_limit),
+            slots: config.slots,
             sched: Scheduler::new(config),
             calls: Calls::default(),
             ports: Vec::new(),
@@ -224,7 +227,7 @@ impl State {
         body: Bytes,
     ) {
         match frame {
-            ToParent::Ready(ready) => match report::unfit(&ready, nonce, self.table.as_deref()) {
+            ToParent::Ready(ready) => match report::unfit(&ready, nonce, self.slots, self.table.as_deref()) {
                 Some(fault) => self.violated(now, worker, fault),
                 None if self.port(worker).is_some_and(|port| port.is_unguarded(ready.pid)) => {
                     self.violated(now, worker, report::UNGUARDED.to_owned());

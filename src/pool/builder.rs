@@ -15,8 +15,8 @@ use crate::launch::local::Local;
 use crate::launch::setting::Setting;
 use crate::sched::Config;
 use crate::uplink::Uplink;
-use crate::wire::MESSAGE_LIMIT;
 use crate::wire::frame::Tree;
+use crate::wire::{MESSAGE_LIMIT, SLOTS_LIMIT};
 use crate::worker::{Entry, entry};
 
 /// The smallest message limit: below it not even a greeting fits.
@@ -33,6 +33,7 @@ const LESS: f64 = 0.8;
 #[must_use = "a builder does nothing until it is built"]
 pub struct PoolBuilder {
     workers: Option<usize>,
+    slots: usize,
     message_limit: u32,
     program: Option<PathBuf>,
     args: Vec<OsString>,
@@ -47,6 +48,7 @@ impl PoolBuilder {
     pub(super) fn new() -> Self {
         Self {
             workers: None,
+            slots: 1,
             message_limit: MESSAGE_LIMIT,
             program: None,
             args: Vec::new(),
@@ -81,6 +83,30 @@ impl PoolBuilder {
     /// How many workers the pool keeps. Default: as many as the process may use processors, at least 1.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
+        self
+    }
+
+    /// How many tasks each worker runs at once, as the tasks of one thread. Default: 1; at most 65 536.
+    ///
+    /// For tasks that mostly wait, for the network or a timer. All of a worker's tasks are polled by its one main thread,
+    /// each when something has woken it:
+    ///
+    /// * A task that blocks or computes without awaiting keeps its neighbours waiting, as it does in tokio. Cancellation,
+    ///   timeouts and the end of the pool are still heard meanwhile, but a neighbour can only be stopped, and can only
+    ///   clean up, once it can be polled. Use `spawn_blocking`, or another pool with one slot.
+    /// * A panic fails its own task only. The death of a worker is an error for every task that it had begun; those that it
+    ///   had not begun run elsewhere.
+    /// * What a task has given to `tokio::spawn` lives on in the worker after the task has been answered, with any number
+    ///   of slots: it runs beside later tasks, and ends with the worker. Keep its handle, and abort it, if it must not.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// let crawlers = Pool::builder().workers(4).slots(250).build().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn slots(mut self, slots: usize) -> Self {
+        self.slots = slots;
         self
     }
 
@@ -287,6 +313,7 @@ impl PoolBuilder {
     pub async fn build(mut self) -> Result<Pool, Error> {
         let cores = cores();
         self.config.workers = count(self.workers.unwrap_or(cores as usize))?;
+        self.config.slots = count_slots(self.slots)?;
         let places = self.config.workers;
         let tree = Tree {
             path: Vec::new(),
@@ -316,6 +343,7 @@ impl PoolBuilder {
             return Err(refused("workers below a worker run its own program".to_owned(), advice));
         }
         self.config.workers = count(self.workers.unwrap_or_else(|| cores() as usize))?;
+        self.config.slots = count_slots(self.slots)?;
         let tree = Tree { graces_ms: self.graces(), ..uplink.tree() };
         let launcher = match uplink.kin::<Arc<dyn Launcher>>() {
             Some(kin) => Arc::clone(kin),
@@ -345,6 +373,16 @@ fn count(workers: usize) -> Result<u32, Error> {
     match u32::try_from(workers) {
         Ok(workers @ 1..) => Ok(workers),
         _ => Err(refused(format!("a pool of {workers} workers cannot be built"), "give it at least one")),
+    }
+}
+
+fn count_slots(slots: usize) -> Result<u32, Error> {
+    match u32::try_from(slots) {
+        Ok(slots @ 1..=SLOTS_LIMIT) => Ok(slots),
+        _ => Err(refused(
+            format!("workers cannot run {slots} tasks at once"),
+            "give PoolBuilder::slots a number from 1 to 65536",
+        )),
     }
 }
 

@@ -32,6 +32,10 @@ pub(crate) const TO_PARENT_MAGIC: [u8; 16] = *b"\0procpool->p\r\n\x1a\n";
 /// honest bulk. It is checked where a message is made, so that one fat result fails one task and not the link.
 pub(crate) const MESSAGE_LIMIT: u32 = 256 << 20;
 
+/// How many tasks a worker may be asked to have begun at once, at most. One thread polls them all, and both sides keep a
+/// table of them, which this keeps from being absurd.
+pub(crate) const SLOTS_LIMIT: u32 = 1 << 16;
+
 /// The largest header. The body, which is bulk, is not in it. A task table of thousands of rows and a long panic message fit;
 /// decoded, hostile ones take up to some fifty times their length, as lists of empty strings for example.
 pub(crate) const HEADER_LIMIT: u32 = 1 << 20;

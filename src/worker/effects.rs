@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default)]
 #[must_use = "a cancelled task is not told"]
 pub(super) struct Effects {
-    pub(super) token: Option<CancellationToken>,
+    pub(super) tokens: Vec<CancellationToken>,
     /// Whether the main thread has to look.
     pub(super) news: bool,
+    /// The main thread, if it should look and this is done in its place.
     pub(super) reader: Option<Waker>,
     pub(super) ignored: usize,
 }
@@ -36,8 +37,6 @@ impl Effects {
         if let Some(reader) = self.reader {
             reader.wake();
         }
-        if let Some(token) = self.token {
-            token.cancel();
-        }
+        self.tokens.into_iter().for_each(|token| token.cancel());
     }
 }

@@ -18,11 +18,8 @@ use super::{Worker, leave, prepare, runtime, stdio, turn};
 use crate::sys::signal;
 use crate::task::Table;
 use crate::uplink::{Kin, Uplink};
-use crate::wire::frame::{Hello, Open, Ready, Sandbox, ToParent};
-use crate::wire::{TO_PARENT_MAGIC, VERSION};
-
-/// How many tasks may have begun at once. A parent that wants more is told so.
-const SLOTS: u32 = 1;
+use crate::wire::frame::{Hello, Limits, Open, Ready, Sandbox, ToParent};
+use crate::wire::{SLOTS_LIMIT, TO_PARENT_MAGIC, VERSION};
 
 /// The main thread's stack where it can't be the process's own: as large as that usually is.
 const STACK: usize = 8 << 20;
@@ -102,7 +99,8 @@ pub(super) fn share(ends: stdio::Ends, greeting: Greeting, way: Way) -> io::Resu
     let Greeting { hello, page, rest } = greeting;
     turn::note_panics();
     ends.unblock()?;
-    Ok((Arc::new(Shared::new(ends, page, hello.limits.message, rest, way)?), hello))
+    let limits = Limits { slots: hello.limits.slots.clamp(1, SLOTS_LIMIT), ..hello.limits };
+    Ok((Arc::new(Shared::new(ends, page, limits, rest, way)?), hello))
 }
 
 /// Everything from `Ready` to `Bye`.
@@ -147,7 +145,7 @@ fn greet_back(shared: &Shared, table: &Table, hello: &Hello) {
             version: VERSION,
             nonce: hello.nonce,
             pid: std::process::id(),
-            slots: hello.limits.slots.min(SLOTS),
+            slots: shared.slots.len() as u32,
             tasks: table.kinds(),
             build: build(),
         }));

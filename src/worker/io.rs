@@ -15,13 +15,14 @@ use super::effects::Effects;
 use super::leave::{self, Way};
 use super::outbox::Outbox;
 use super::pulse::Pulse;
+use super::running::Running;
 use super::stdio::Ends;
 use crate::context::Slot;
 use crate::id::TaskId;
 use crate::sys::buffer;
 use crate::sys::memory::Page;
 use crate::wire::codec::{Codec, Unsendable, Violation};
-use crate::wire::frame::{Batch, Run, ToParent, ToWorker, Verdict};
+use crate::wire::frame::{Batch, Limits, Run, ToParent, ToWorker, Verdict};
 
 /// How much is read at once. The parent's socket holds about three times as much; more would only delay the first task.
 const ROOM: usize = 64 << 10;
@@ -35,7 +36,8 @@ const UNREAD: usize = 1 << 20;
 pub(super) struct Shared {
     pub(super) ends: Ends,
     pub(super) pulse: Pulse,
-    pub(super) slot: Arc<Slot>,
+    /// Where tasks run, one in each at a time.
+    pub(super) slots: Box<[Arc<Slot>]>,
     io: Mutex<Io>,
 }
 
@@ -48,7 +50,7 @@ pub(super) struct Io {
     queue: VecDeque<Queued>,
     /// How many tasks have come over the link. The parent counts them too.
     received: u64,
-    running: Option<Current>,
+    pub(super) running: Running,
     out: Outbox,
     /// Wakes the main thread when the watcher has read something for it: the bytes are gone from the socket, so nothing
     /// else would.
@@ -82,18 +84,10 @@ pub(super) struct Queued {
     position: u64,
 }
 
-/// The task that has begun.
-#[derive(Debug)]
-struct Current {
-    task: TaskId,
-    /// Until when it may clean up, once it was cancelled.
-    cancelled: Option<Instant>,
-}
-
 /// What to do next.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Run this, as that turn of the slot.
+    /// Run this, as that turn of its slot.
     Task(Queued, u64),
     Wait,
     Leave,
@@ -103,23 +97,24 @@ impl Shared {
     pub(super) fn new(
         ends: Ends,
         page: Option<Page>,
-        limit: u32,
+        limits: Limits,
         unparsed: BytesMut,
         way: Way,
     ) -> nix::Result<Self> {
+        let slots: Box<[_]> = (0..limits.slots).map(|_| Arc::default()).collect();
         let io = Io {
-            codec: Codec::new(limit),
+            codec: Codec::new(limits.message),
             unparsed,
             queue: VecDeque::new(),
             received: 0,
-            running: None,
+            running: Running::new(slots.len()),
             out: Outbox::new(page),
             reader: None,
             standin: false,
             stage: Stage::Serving,
             way,
         };
-        Ok(Self { ends, pulse: Pulse::new()?, slot: Arc::default(), io: Mutex::new(io) })
+        Ok(Self { ends, pulse: Pulse::new()?, slots, io: Mutex::new(io) })
     }
 
     /// The lock, whoever asks. Nothing that runs under it leaves it half-changed by a panic.
@@ -137,37 +132,38 @@ impl Shared {
         io
     }
 
-    /// Takes the next task and marks it begun, both under the lock under which tasks are recalled and cancelled: each is
-    /// either given back or begun.
-    pub(super) fn begin(&self) -> Next {
+    /// Takes the next task into a slot and marks it begun, both under the lock under which tasks are recalled and cancelled:
+    /// each is either given back or begun.
+    pub(super) fn begin(&self, slot: usize) -> Next {
         let mut io = self.claim();
         if !io.has_work() {
             return Next::Wait;
         }
         let Some(queued) = io.queue.pop_front() else { return Next::Leave };
-        io.running = Some(Current { task: queued.task, cancelled: None });
-        let turn = self.slot.begin();
+        io.running.begin(slot, queued.task);
+        let turn = self.slots[slot].begin();
         io.out.begun(queued.position);
         self.pulse.beat();
         Next::Task(queued, turn)
     }
 
-    /// Ends the running task with an answer, and writes what has gathered if `flush` says so of its size and of the type
+    /// Ends the task in a slot with an answer, and writes what has gathered if `flush` says so of its size and of the type
     /// of the task that is next.
     pub(super) fn finish(
         &self,
+        slot: usize,
         answer: &ToParent,
         body: &[u8],
         flush: impl FnOnce(usize, Option<u32>) -> bool,
     ) {
         let token = {
             let mut io = self.claim();
-            io.running = None;
+            io.running.end(slot);
             io.say_with(answer, body);
             if flush(io.out.len(), io.queue.front().map(|queued| queued.index)) {
                 self.flush(&mut io);
             }
-            self.slot.end()
+            self.slots[slot].end()
         };
         if let Some(token) = token {
             token.cancel();
@@ -216,9 +212,9 @@ impl Shared {
         io.stage = Stage::Gone;
         io.queue.clear();
         io.out.discard();
-        if let Some(current) = &mut io.running {
-            current.cancelled = Some(Instant::now());
-            effects.token = self.slot.cancel();
+        for slot in io.running.taken() {
+            io.running.cancel(slot, Instant::now());
+            effects.tokens.extend(self.slots[slot].cancel());
         }
         effects
     }
@@ -233,7 +229,7 @@ impl Shared {
             let done = match message {
                 Ok(Some(message)) => {
                     bulky |= message.body.len() > UNREAD;
-                    io.heard(message.frame, message.body, &self.slot, &mut effects)
+                    io.heard(message.frame, message.body, &self.slots, &mut effects)
                 }
                 Ok(None) => break,
                 Err(violation) => Err(violation),
@@ -241,7 +237,7 @@ impl Shared {
             if let Err(violation) = done {
                 io.fail(leave::MISUNDERSTOOD, &format!("the parent can't be understood: {violation}"));
                 let gone = self.gone(io);
-                return Effects { token: effects.token.or(gone.token), ..gone };
+                return Effects { tokens: [effects.tokens, gone.tokens].concat(), ..gone };
             }
         }
         if bulky {
@@ -263,7 +259,7 @@ impl Shared {
 }
 
 impl Io {
-    /// Whether the main thread has something to do that is not waiting.
+    /// Whether the main thread has something to do that is not waiting, if it has a slot that is free.
     pub(super) fn has_work(&self) -> bool {
         match self.stage {
             Stage::Serving => !self.queue.is_empty() && self.out.len() <= UNREAD,
@@ -296,9 +292,9 @@ impl Io {
         self.out.discard();
     }
 
-    /// Until when the running task may clean up, if it was cancelled.
-    pub(super) fn cancelled(&self) -> Option<Instant> {
-        self.running.as_ref()?.cancelled
+    /// Whether nothing is left but to leave, once what has begun is done.
+    pub(super) fn is_over(&self) -> bool {
+        self.has_left() || self.stage == Stage::Draining && self.queue.is_empty()
     }
 
     /// Leaves its waker for whoever reads in the main thread's place.
@@ -361,7 +357,7 @@ impl Io {
         &mut self,
         frame: ToWorker,
         body: Bytes,
-        slot: &Slot,
+        slots: &[Arc<Slot>],
         effects: &mut Effects,
     ) -> Result<(), Violation> {
         if self.has_left() {
@@ -371,7 +367,7 @@ impl Io {
             ToWorker::Run(run) => self.queue_run(run, body),
             ToWorker::Batch(batch) => self.queue_batch(batch, body)?,
             ToWorker::Recall { tasks } => self.recall(tasks),
-            ToWorker::Cancel { task, grace_ms } => self.cancel(task, grace_ms, slot, effects),
+            ToWorker::Cancel { task, grace_ms } => self.cancel(task, grace_ms, slots, effects),
             ToWorker::Drain => self.stage = Stage::Draining,
             ToWorker::Ping { nonce } => self.say(ToParent::Pong { nonce }),
             ToWorker::Hello(_) => return Err(malformed("a second greeting")),
@@ -406,9 +402,8 @@ impl Io {
                 return Err(malformed("a batch with too few inputs"));
             }
             let input = body.split_to(length);
-            let Batch { index, .. } = batch;
             self.received += 1;
-            let position = self.received;
+            let (index, position) = (batch.index, self.received);
             self.queue.push_back(Queued { task, attempt, index, deadline: None, input, position });
         }
         match body.len() {
@@ -424,18 +419,15 @@ impl Io {
     }
 
     /// A task that is unknown has been answered meanwhile.
-    fn cancel(&mut self, task: TaskId, grace_ms: u32, slot: &Slot, effects: &mut Effects) {
+    fn cancel(&mut self, task: TaskId, grace_ms: u32, slots: &[Arc<Slot>], effects: &mut Effects) {
         if let Some(queued) = self.unqueue(task) {
             let verdict = Verdict::Cancelled { began: false };
-            self.say(ToParent::Done { task, attempt: queued.attempt, used_us: 0, verdict });
-        } else if let Some(current) = self.running.as_mut().filter(|current| current.task == task) {
-            // Under the lock that ends the turn, so that the flag can't hit the next one. A second Cancel changes nothing.
-            let grace = Duration::from_millis(grace_ms.into());
-            current.cancelled.get_or_insert_with(|| Instant::now() + grace);
-            if let Some(token) = slot.cancel() {
-                effects.token = Some(token);
-            }
+            return self.say(ToParent::Done { task, attempt: queued.attempt, used_us: 0, verdict });
         }
+        let Some(slot) = self.running.find(task) else { return };
+        // Under the lock that ends the turn, so that the flag can't hit the next one.
+        self.running.cancel(slot, Instant::now() + Duration::from_millis(grace_ms.into()));
+        effects.tokens.extend(slots[slot].cancel());
     }
 
     /// Takes a task out of the queue. A scan, but of at most a prefetch's length.

@@ -10,6 +10,8 @@
 //! In pools that are contained, `init` first becomes a guardian, which starts the worker: `guard`. A worker can also be a
 //! thread of its pool's process, the same from `Hello` on: `thread`.
 
+mod board;
+mod crowd;
 mod effects;
 mod greet;
 mod guard;
@@ -20,6 +22,7 @@ mod outbox;
 mod prepare;
 mod pulse;
 mod reader;
+mod running;
 mod runtime;
 mod stdio;
 #[cfg(test)]

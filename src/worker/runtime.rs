@@ -1,8 +1,8 @@
 //! The main thread of a worker: reads, runs tasks one after the other, answers. What happens while it is stuck in user code
-//! is the watcher's business.
+//! is the watcher's business; how several tasks run at once is told in `crowd`.
 //!
 //! ```text
-//!     prepare ──▶ Open
+//!     prepare ──▶ Open ──several slots──▶ crowd
 //!        ┌──────────────── Wait ──────────────┐
 //!        ▼                                    │
 //!   reader.poll ──has work──▶ begin ──Task──▶ turn ──answer──▶ finish ──▶ (breathe) ──▶ begin
@@ -21,6 +21,7 @@ use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep_until};
 
 use super::Worker;
+use super::crowd::Crowd;
 use super::io::{Next, Queued, Shared};
 use super::prepare;
 use super::reader::Reader;
@@ -33,33 +34,56 @@ use crate::uplink::Uplink;
 use crate::wire::frame::{Open, ToParent, Verdict};
 
 /// What is longer than this is not one of very many.
-const BRIEF: Duration = Duration::from_micros(20);
+pub(super) const BRIEF: Duration = Duration::from_micros(20);
 
 /// How long answers of brief tasks may gather while there is more to do. Longer saves few writes more, and what has
 /// gathered when the worker is killed has to be taken as begun and lost: it would be hundreds.
-const GATHER: Duration = Duration::from_micros(50);
+pub(super) const GATHER: Duration = Duration::from_micros(50);
 
 /// The same for longer tasks, of which a dozen at most gather. Each write wakes the parent, which on a busy machine takes
 /// the processor away from a worker: longer saves little more, and callers wait for it.
-const PATIENCE: Duration = Duration::from_micros(250);
+pub(super) const PATIENCE: Duration = Duration::from_micros(250);
 
 /// How many bytes of answers may gather: a good write.
-const GATHERED: usize = 60_000;
+pub(super) const GATHERED: usize = 60_000;
 
 /// How long the main thread may go from task to task without looking at the link and letting what tasks have spawned run.
 /// Half a millisecond of prefetched tasks is usual; an empty look costs about a microsecond.
-const BREATH: Duration = Duration::from_millis(1);
+pub(super) const BREATH: Duration = Duration::from_millis(1);
 
 /// A type whose last task took longer than this is not begun in front of answers that wait to be written.
-const LONG: Duration = Duration::from_millis(1);
+pub(super) const LONG: Duration = Duration::from_millis(1);
 
 /// The largest buffer that is kept for the next output.
-const KEPT: usize = 1 << 20;
+pub(super) const KEPT: usize = 1 << 20;
 
-/// What stays the same for all tasks of a worker.
+/// Where a worker is.
 pub(super) struct Place {
     pub(super) worker: WorkerId,
     pub(super) depth: u32,
+}
+
+/// What stays the same for all tasks of a worker.
+pub(super) struct Scene<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) table: &'a Table,
+    pub(super) states: &'a Arc<States>,
+    pub(super) place: &'a Place,
+}
+
+impl Scene<'_> {
+    /// Decodes a task for a slot.
+    ///
+    /// # Errors
+    ///
+    /// The verdict, if that is all that comes of it.
+    pub(super) fn start(&self, slot: usize, queued: &Queued, turn: u64) -> Result<Turn, Verdict> {
+        let Queued { task, attempt, index, deadline, .. } = *queued;
+        let Place { worker, depth } = *self.place;
+        let about = About { task, worker, attempt, depth, deadline, turn };
+        let cx = Context::new(Arc::clone(&self.shared.slots[slot]), Arc::clone(self.states), about);
+        Turn::start(self.table, index, &queued.input, cx)
+    }
 }
 
 /// The runtime that tasks run in, with hooks that tell the watcher when its thread sleeps.
@@ -94,33 +118,19 @@ pub(super) async fn serve(
     states.push(Box::new(Arc::clone(&uplink)));
     let states = Arc::new(states);
     shared.claim().say(ToParent::Open(open));
-    let mut main = Main {
-        shared,
-        table: &table,
-        states: &states,
-        place,
-        reader,
-        output: BytesMut::new(),
-        now: Instant::now(),
-        flushed: Instant::now(),
-        breathed: Instant::now(),
-        long: vec![false; table.kinds().len()],
-    };
-    loop {
-        match shared.begin() {
-            Next::Task(queued, turn) => main.run(queued, turn).await,
-            Next::Wait => main.wait().await,
-            Next::Leave => break,
-        }
+    let scene = Scene { shared, table: &table, states: &states, place };
+    match shared.slots.len() {
+        1 => Main::new(scene, &mut reader).serve().await,
+        _ => Crowd::new(scene, &mut reader).serve().await,
     }
     if !shared.lock().is_gone() {
-        end_below(&uplink, &mut main.reader).await;
+        end_below(&uplink, &mut reader).await;
     }
     // What is below knows its uplink: neither would ever be dropped.
     let below = uplink.below().take();
     drop(below);
     shared.claim().bye();
-    poll_fn(|cx| main.reader.poll(cx, |io| !io.has_output())).await;
+    poll_fn(|cx| reader.poll(cx, |io| !io.has_output())).await;
     Ok(states)
 }
 
@@ -134,13 +144,13 @@ async fn end_below(uplink: &Uplink, reader: &mut Reader) {
     .await;
 }
 
+/// The only slot.
+const SLOT: usize = 0;
+
 /// The main thread's own state.
 struct Main<'a> {
-    shared: &'a Arc<Shared>,
-    table: &'a Table,
-    states: &'a Arc<States>,
-    place: &'a Place,
-    reader: Reader,
+    scene: Scene<'a>,
+    reader: &'a mut Reader,
     /// The running task's output. Encoding is user code and takes its time, so it is done here and not under the lock.
     output: BytesMut,
     /// When the last task ended: the one reading of the clock per task.
@@ -151,7 +161,23 @@ struct Main<'a> {
     long: Vec<bool>,
 }
 
-impl Main<'_> {
+impl<'a> Main<'a> {
+    fn new(scene: Scene<'a>, reader: &'a mut Reader) -> Self {
+        let now = Instant::now();
+        let long = vec![false; scene.table.len()];
+        Self { scene, reader, output: BytesMut::new(), now, flushed: now, breathed: now, long }
+    }
+
+    async fn serve(mut self) {
+        loop {
+            match self.scene.shared.begin(SLOT) {
+                Next::Task(queued, turn) => self.run(queued, turn).await,
+                Next::Wait => self.wait().await,
+                Next::Leave => break,
+            }
+        }
+    }
+
     async fn wait(&mut self) {
         let mut slept = false;
         poll_fn(|cx| {
@@ -169,11 +195,7 @@ impl Main<'_> {
 
     /// Runs one task and answers.
     async fn run(&mut self, queued: Queued, turn: u64) {
-        let Queued { task, attempt, index, deadline, .. } = queued;
-        let Place { worker, depth } = *self.place;
-        let about = About { task, worker, attempt, depth, deadline, turn };
-        let cx = Context::new(Arc::clone(&self.shared.slot), Arc::clone(self.states), about);
-        let verdict = match Turn::start(self.table, index, &queued.input, cx) {
+        let verdict = match self.scene.start(SLOT, &queued, turn) {
             Ok(mut turn) => self.drive(&mut turn).await,
             Err(verdict) => verdict,
         };
@@ -190,7 +212,7 @@ impl Main<'_> {
     async fn drive(&mut self, turn: &mut Turn) -> Verdict {
         let mut grace: Option<Pin<Box<Sleep>>> = None;
         poll_fn(|cx| {
-            self.shared.pulse.beat();
+            self.scene.shared.pulse.beat();
             if let Poll::Ready(verdict) = turn.poll(cx, &mut self.output) {
                 return Poll::Ready(verdict);
             }
@@ -207,15 +229,15 @@ impl Main<'_> {
         cx: &mut Wake<'_>,
     ) -> Poll<Verdict> {
         // Polled until it is pending, else nothing would wake us; that includes once more after a Cancel was seen.
-        while self.reader.poll(cx, |io| grace.is_none() && io.cancelled().is_some()).is_ready() {
-            if let Some(until) = self.shared.lock().cancelled() {
+        while self.reader.poll(cx, |io| grace.is_none() && io.running.cancelled(SLOT).is_some()).is_ready() {
+            if let Some(until) = self.scene.shared.lock().running.cancelled(SLOT) {
                 *grace = Some(Box::pin(sleep_until(until.into())));
             }
         }
         let Some(over) = grace else { return Poll::Pending };
         // As for the reader: the task must not be able to spend the budget of the clock that ends it.
-        if !self.shared.slot.asked()
-            || self.shared.lock().is_gone()
+        if !self.scene.shared.slots[SLOT].asked()
+            || self.scene.shared.lock().is_gone()
             || pin!(unconstrained(over.as_mut())).poll(cx).is_ready()
         {
             return Poll::Ready(turn.stop());
@@ -236,7 +258,7 @@ impl Main<'_> {
         let due = ended - self.flushed >= if took > BRIEF { PATIENCE } else { GATHER };
         let long = &self.long;
         let mut wrote = false;
-        self.shared.finish(&done, &self.output, |gathered, next| {
+        self.scene.shared.finish(SLOT, &done, &self.output, |gathered, next| {
             let next_is_long = next.is_some_and(|index| long.get(index as usize) == Some(&true));
             wrote = due || gathered > GATHERED || next_is_long;
             wrote

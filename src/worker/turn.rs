@@ -34,7 +34,8 @@ pub(super) fn note_panics() {
     });
 }
 
-/// A task that runs.
+/// A task that runs, or has.
+#[derive(Default)]
 pub(super) struct Turn(Option<Running>);
 
 impl Turn {

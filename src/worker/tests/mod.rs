@@ -7,6 +7,7 @@ mod entry;
 mod pace;
 pub(crate) mod parent;
 mod prepare;
+mod slots;
 mod stdio;
 mod stress;
 mod tasks;
@@ -33,6 +34,10 @@ pub(crate) fn worker() -> Worker {
         .task::<Polite>()
         .task::<Leave>()
         .task::<Meet>()
+        .task::<Gather>()
+        .task::<Idle>()
+        .task::<Polls>()
+        .task::<Yield>()
         .task::<Append>()
         .task::<Grandchild>()
         .task::<Chatter>()

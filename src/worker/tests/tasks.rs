@@ -2,11 +2,15 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use serde::de::Error as _;
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::watch;
 
 use crate::context::Context;
 use crate::task::Task;
@@ -99,6 +103,36 @@ task!(Meet() -> u32, _cx, {
     let other = tokio::spawn(async move { receive.await.unwrap_or(0) + 1 });
     send.send(41).unwrap();
     other.await.unwrap()
+});
+
+/// How many have come to gather in this worker.
+static GATHERED: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
+
+// Waits until so many of its kind are, or have been, there.
+task!(Gather(count: u64) -> (), _cx, {
+    GATHERED.send_modify(|gathered| *gathered += 1);
+    GATHERED.subscribe().wait_for(|gathered| *gathered >= count).await.unwrap();
+});
+
+/// How often idle tasks were polled.
+static POLLS: AtomicU64 = AtomicU64::new(0);
+
+// Waits for ever and counts how often it is polled for nothing.
+task!(Idle() -> (), _cx, {
+    std::future::poll_fn(|_| {
+        POLLS.fetch_add(1, Ordering::SeqCst);
+        Poll::<()>::Pending
+    })
+    .await;
+});
+
+task!(Polls() -> u64, _cx, POLLS.load(Ordering::SeqCst));
+
+// Yields so often.
+task!(Yield(times: u64) -> (), _cx, {
+    for _ in 0..times {
+        tokio::task::yield_now().await;
+    }
 });
 
 // Appends its number to a file.

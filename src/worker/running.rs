@@ -1,0 +1,65 @@
+//! The tasks that have begun, each in its slot, as the link knows them: which it speaks of, and until when one that is to
+//! stop may clean up. It stops none.
+
+use std::time::Instant;
+
+use crate::id::TaskId;
+
+#[derive(Debug)]
+pub(super) struct Running {
+    slots: Box<[Option<Current>]>,
+    /// The slots whose task was told to stop since the main thread asked last; with one slot it does not ask.
+    told: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Current {
+    task: TaskId,
+    /// Until when it may clean up, once it was cancelled.
+    cancelled: Option<Instant>,
+}
+
+impl Running {
+    pub(super) fn new(slots: usize) -> Self {
+        Self { slots: (0..slots).map(|_| None).collect(), told: Vec::new() }
+    }
+
+    pub(super) fn begin(&mut self, slot: usize, task: TaskId) {
+        self.slots[slot] = Some(Current { task, cancelled: None });
+    }
+
+    pub(super) fn end(&mut self, slot: usize) {
+        self.slots[slot] = None;
+    }
+
+    /// Where a task is. A scan, of a thousand at most as a rule, which takes less than a microsecond.
+    pub(super) fn find(&self, task: TaskId) -> Option<usize> {
+        self.slots.iter().position(|current| current.as_ref().is_some_and(|current| current.task == task))
+    }
+
+    /// Where there is a task.
+    pub(super) fn taken(&self) -> Vec<usize> {
+        (0..self.slots.len()).filter(|&slot| self.slots[slot].is_some()).collect()
+    }
+
+    /// The task in a slot is to stop. Saying it again changes nothing.
+    pub(super) fn cancel(&mut self, slot: usize, until: Instant) {
+        let many = self.slots.len() > 1;
+        if let Some(current) = self.slots[slot].as_mut().filter(|current| current.cancelled.is_none()) {
+            current.cancelled = Some(until);
+            self.told.extend(many.then_some(slot));
+        }
+    }
+
+    /// Until when the task in a slot may clean up, if it was cancelled.
+    pub(super) fn cancelled(&self, slot: usize) -> Option<Instant> {
+        self.slots[slot].as_ref()?.cancelled
+    }
+
+    /// The slots whose task was cancelled since this was asked last, save those that have ended.
+    pub(super) fn take_told(&mut self) -> Vec<(usize, Instant)> {
+        let told = std::mem::take(&mut self.told);
+        // Some may have another task by now, which was not cancelled.
+        told.into_iter().filter_map(|slot| Some((slot, self.cancelled(slot)?))).collect()
+    }
+}

@@ -1,17 +1,29 @@
-//! What a pool tells about itself: snapshots, as plain data. They are made by the scheduler and read by users.
+//! What a pool tells about itself: snapshots, and what happens to its workers, as plain data. It is made by the scheduler
+//! and the driver and read by users.
 
+use std::fmt;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::id::{TaskId, WorkerId};
 
-/// A snapshot of a pool, from `Pool::stats`.
+/// A snapshot of a pool, from [`Pool::stats`](crate::Pool::stats).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
     /// Tasks that wait for a worker.
     pub queued: usize,
+    /// The size of their inputs, in bytes, as they are sent.
+    pub queued_bytes: u64,
     /// Tasks that a worker holds.
     pub in_flight: usize,
+    /// How many workers the pool is to have.
+    pub wanted: usize,
+    /// How many of them are missing because starting them is held back: by back-off, by the limit on restarts, or because
+    /// it has been given up for now.
+    pub held_back: usize,
+    /// How long until the next of those is started, unless something else comes first.
+    pub next_start: Option<Duration>,
     /// Every worker that has not gone yet.
     pub workers: Vec<WorkerStats>,
     /// How many workers were started to replace a lost one.
@@ -30,10 +42,31 @@ pub struct WorkerStats {
     pub pid: Option<u32>,
     /// What it is doing.
     pub state: WorkerState,
-    /// The tasks that it holds, in the order in which they were sent, each with the time since.
-    pub tasks: Vec<(TaskId, Duration)>,
+    /// The tasks that it runs, in the order in which they were sent.
+    pub tasks: Vec<TaskStats>,
+    /// How many more it was sent ahead, to begin when it has done those.
+    pub ahead: usize,
     /// How many tasks it has answered.
     pub finished: u64,
+    /// The time since it was started.
+    pub age: Duration,
+    /// Its resident memory in bytes, memory that it shares with other processes included. `None` when it has no process yet,
+    /// or `/proc` does not tell.
+    pub memory: Option<u64>,
+    /// How many lost workers have been replaced in its place, up to this one.
+    pub restarts: u32,
+}
+
+/// A snapshot of one task that a worker runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskStats {
+    /// Which task.
+    pub id: TaskId,
+    /// Its [`NAME`](crate::Task::NAME).
+    pub name: &'static str,
+    /// The time since it was sent to the worker.
+    pub since: Duration,
 }
 
 /// What a worker is doing.
@@ -48,4 +81,151 @@ pub enum WorkerState {
     Open,
     /// It takes no more tasks and will go.
     Leaving,
+}
+
+/// What happens to a pool and its workers, from [`Pool::events`](crate::Pool::events).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A worker was started.
+    #[non_exhaustive]
+    Started {
+        /// Which worker.
+        worker: WorkerId,
+        /// Its process id; that of its guardian if it is [contained](crate::PoolBuilder::contained). `None`
+        /// for a worker that is a thread of this process.
+        pid: Option<u32>,
+    },
+    /// A worker takes tasks.
+    #[non_exhaustive]
+    Opened {
+        /// Which worker.
+        worker: WorkerId,
+    },
+    /// A worker never took tasks.
+    #[non_exhaustive]
+    StartFailed {
+        /// Which worker.
+        worker: WorkerId,
+        /// Why not.
+        error: Error,
+    },
+    /// A worker has gone because it was told to.
+    #[non_exhaustive]
+    Left {
+        /// Which worker.
+        worker: WorkerId,
+        /// Why it was told to.
+        reason: Leave,
+    },
+    /// A worker that had taken tasks has gone by itself, or was killed.
+    #[non_exhaustive]
+    Lost {
+        /// Which worker.
+        worker: WorkerId,
+        /// How it ended; [`Error::exit`] knows its exit code or signal, [`Error::stderr`] its last words.
+        error: Error,
+        /// The tasks that may have been running on it and were lost with it.
+        tasks: Vec<TaskId>,
+    },
+    /// The pool is short of workers: starting them is held back, since too many went or failed to start.
+    #[non_exhaustive]
+    Degraded {
+        /// Why a worker could not be started, the last time that one could not.
+        error: Option<Error>,
+    },
+    /// The pool has no worker, and starting them has been given up for now: tasks are refused, and single starts are tried
+    /// again from time to time.
+    #[non_exhaustive]
+    Failed {
+        /// Why the last worker could not be started.
+        error: Error,
+    },
+    /// All workers that the pool is to have take tasks, after it was degraded or had failed.
+    Recovered,
+    /// The pool was told to end: it takes no new tasks.
+    Closing,
+    /// No task and no worker is left. The last event.
+    Closed,
+    /// So many events were dropped here, the oldest ones, since they were not read in time.
+    Lagged(u64),
+}
+
+/// Why a worker was told to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Leave {
+    /// The pool is being closed.
+    Closing,
+    /// It had been sent `SIGTERM` over a task that would not stop, and survived that.
+    Stopped,
+}
+
+/// How well a pool is, from [`Pool::health`](crate::Pool::health). In words with [`Display`](fmt::Display).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Health {
+    /// In a word.
+    pub status: Status,
+    /// How many workers take tasks.
+    pub open: usize,
+    /// How many workers the pool is to have.
+    pub wanted: usize,
+    /// Why a worker could not be started, the last time that one could not; told while the pool is degraded or has failed.
+    pub error: Option<Error>,
+}
+
+/// How well a pool is, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Status {
+    /// It takes tasks. Some of its workers may still be on their way.
+    Ready,
+    /// It takes tasks and is short of workers: starting them is held back, since too many went or failed to start.
+    Degraded,
+    /// It has no worker and cannot start one. Tasks are refused until one of the starts that are tried from time to time
+    /// succeeds.
+    Failed,
+    /// It was told to end.
+    Closed,
+}
+
+impl Health {
+    /// Whether the pool takes tasks: what a readiness probe asks.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.status, Status::Ready | Status::Degraded)
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = match self.status {
+            Status::Ready => "ready",
+            Status::Degraded => "degraded",
+            Status::Failed => "failed",
+            Status::Closed => "closed",
+        };
+        write!(f, "{status}: {} of {} workers take tasks", self.open, self.wanted)?;
+        match &self.error {
+            Some(error) => write!(f, "; the last one that could not be started: {error}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What became of a pool's tasks and workers once it was told to end. Whoever waits for the end gets the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Tasks that were answered by a worker since then.
+    pub finished: u64,
+    /// Tasks that resolved as [`Closed`](crate::ErrorKind::Closed) since then, those refused because they came too late not
+    /// included.
+    pub closed: u64,
+    /// Tasks that resolved with another error since then: cancelled, timed out, lost with their worker.
+    pub failed: u64,
+    /// Workers that had taken tasks and did not end politely: they were sent `SIGTERM` or `SIGKILL`.
+    pub killed: u64,
+    /// The process ids of workers that did not even die of `SIGKILL` and were left behind. They may still end.
+    pub left_behind: Vec<u32>,
 }

@@ -20,8 +20,8 @@ mod worker;
 
 pub use context::Context;
 pub use error::{Error, ErrorKind, Exit};
-pub use event::{Stats, WorkerState, WorkerStats};
+pub use event::{Event, Health, Leave, Stats, Status, Summary, TaskStats, WorkerState, WorkerStats};
 pub use id::{TaskId, WorkerId};
-pub use pool::{AbortHandle, Closing, Items, Permit, Pool, PoolBuilder, Run};
+pub use pool::{AbortHandle, Closing, Events, Items, Permit, Pool, PoolBuilder, Run};
 pub use task::Task;
 pub use worker::Worker;

@@ -69,7 +69,7 @@ fn only_the_victim_of_a_kill_fails() {
         until(|| notes(&path).iter().any(|line| line == "1000")).await;
         let stats = pool.stats();
         let worker =
-            stats.workers.iter().find(|w| w.tasks.iter().any(|(id, _)| Some(*id) == victim.id())).unwrap();
+            stats.workers.iter().find(|w| w.tasks.iter().any(|task| Some(task.id) == victim.id())).unwrap();
         send(worker.pid.unwrap(), Signal::SIGKILL);
         let error = victim.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Crashed, "{error:?}");

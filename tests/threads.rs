@@ -134,8 +134,8 @@ fn drain_and_shutdown_are_over_when_the_threads_are() {
             let pool = built(2).await;
             pool.run(Echo(1)).await.unwrap();
             match limit {
-                Some(limit) => pool.shutdown(limit).await,
-                None => pool.drain().await,
+                Some(limit) => _ = pool.shutdown(limit).await,
+                None => _ = pool.drain().await,
             }
             // The kernel counts a thread for a moment longer than it runs.
             until(|| count() == 0).await;

@@ -4,7 +4,9 @@
 //! There is no channel and no central task on the way of a call: whoever submits puts the frame into its link's outbox
 //! under the lock and wakes the link's task, which writes everything that has gathered at once.
 
+mod bus;
 mod calls;
+mod news;
 mod options;
 mod port;
 mod report;
@@ -25,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind};
-use crate::event::Stats;
+use crate::event::Summary;
 use crate::id::{TaskId, WorkerId};
 use crate::launch::Launcher;
 use crate::sched::{Config, Input};
@@ -71,7 +73,7 @@ enum Life {
     /// Workers could not be started.
     Failed(Error),
     /// No tasks, no workers.
-    Closed,
+    Closed(Summary),
 }
 
 impl Driver {
@@ -121,17 +123,8 @@ impl Driver {
         let mut life = self.shared.life.subscribe();
         match life.wait_for(|life| !matches!(life, Life::Starting)).await.as_deref() {
             Ok(Life::Failed(error)) => Err(error.clone()),
-            Ok(Life::Closed) | Err(_) => Err(report::closed()),
+            Ok(Life::Closed(_)) | Err(_) => Err(report::closed()),
             Ok(Life::Starting | Life::Started) => Ok(()),
-        }
-    }
-
-    /// Resolves when there are no tasks and no workers any more, after `shutdown`, `drain` or `abort`.
-    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut life = self.shared.life.subscribe();
-        async move {
-            // The sender lives as long as the pool's tasks, and they end with Closed.
-            let _ = life.wait_for(|life| matches!(life, Life::Closed)).await;
         }
     }
 
@@ -142,7 +135,7 @@ impl Driver {
 
     /// Whether it has ended.
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(*self.shared.life.borrow(), Life::Closed)
+        matches!(*self.shared.life.borrow(), Life::Closed(_))
     }
 
     /// The largest message, in bytes.
@@ -217,10 +210,6 @@ impl Driver {
     pub(crate) fn abort(&self) {
         self.shared.with(|state, now| state.abort(now));
     }
-
-    pub(crate) fn stats(&self) -> Stats {
-        self.shared.with(|state, now| state.stats(now))
-    }
 }
 
 impl Shared {
@@ -249,7 +238,7 @@ impl Shared {
     fn tell(&self, news: Life) {
         self.life.send_modify(|life| {
             // A pool that has started stays so, whatever becomes of later workers.
-            if matches!(life, Life::Starting) || matches!(news, Life::Closed) {
+            if matches!(life, Life::Starting) || matches!(news, Life::Closed(_)) {
                 *life = news;
             }
         });

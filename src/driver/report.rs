@@ -190,6 +190,31 @@ pub(super) fn unkillable(error: Error) -> Error {
     })
 }
 
+/// How a worker that had taken tasks was lost.
+pub(super) fn departed(kind: ErrorKind, worker: WorkerId, pid: Option<u32>, death: Option<&Death>) -> Error {
+    let exit = death.and_then(|death| death.exit);
+    let ours = death.is_none_or(|death| death.ours);
+    let message = match kind {
+        ErrorKind::Collateral => "a worker was killed because a task on it did not stop".into(),
+        ErrorKind::Unresponsive => "a worker stopped answering and was given up".into(),
+        ErrorKind::Protocol => {
+            let fault = death.and_then(|death| death.fault.as_deref());
+            let fault = fault.unwrap_or("it answered for a task that it does not hold");
+            format!("a worker broke the protocol and was killed: {fault}").into()
+        }
+        _ if ours => "a worker closed its link and was killed".into(),
+        _ => exit.map_or_else(|| "a worker was lost".into(), |exit| format!("a worker {exit}").into()),
+    };
+    let message: Cow<'static, str> = message;
+    Error::new(kind, message).with(|report| {
+        (report.worker, report.pid, report.exit) = (Some(worker), pid, exit);
+        let Some(death) = death else { return };
+        report.pid = report.pid.or(death.pid);
+        report.stderr.clone_from(&death.stderr);
+        report.advice = last_line(&death.stderr).map(|line| format!("its last words: {line}").into());
+    })
+}
+
 /// Why a worker never took tasks.
 pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
     if let Some(start) = &death.start {

@@ -2,7 +2,7 @@
 //! writing into outboxes and reply slots; it never waits and never does I/O.
 
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -10,33 +10,33 @@ use bytes::Bytes;
 use nix::sys::signal::Signal;
 
 use super::Life;
+use super::bus::Bus;
 use super::calls::Calls;
 use super::port::{Port, TURN};
 use super::report::{self, About, Death, Overdue};
 use crate::error::{Error, ErrorKind};
-use crate::event::Stats;
 use crate::id::{TaskId, WorkerId};
 use crate::launch::body::Control;
 use crate::launch::service::Alarm;
-use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler};
+use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler, Tally};
 use crate::uplink::Uplink;
 use crate::wire::codec::Codec;
 use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Tree, Verdict};
 
 pub(super) struct State {
-    sched: Scheduler,
+    pub(super) sched: Scheduler,
     pub(super) calls: Calls,
     /// By the worker's slot.
-    ports: Vec<Option<Port>>,
+    pub(super) ports: Vec<Option<Port>>,
     codec: Codec<ToParent>,
     /// What the workers can do; from the first one's greeting, and every other must bring the same.
     pub(super) table: Option<Vec<TaskType>>,
     /// Positions in the table of the types that were used.
-    pub(super) kinds: HashMap<TypeId, u32>,
+    pub(super) kinds: HashMap<TypeId, (u32, &'static str)>,
     /// The workers above, if this is a pool inside one.
-    path: Vec<WorkerId>,
+    pub(super) path: Vec<WorkerId>,
     /// Why a worker could not be started, the last time.
-    start_error: Option<Error>,
+    pub(super) start_error: Option<Error>,
     /// Whether workers end when they are killed.
     can_kill: bool,
     /// How long a worker may take to greet, and to open after that.
@@ -45,10 +45,15 @@ pub(super) struct State {
     slots: u32,
     alarm: Alarm,
     /// The clock's task, and when the alarm will wake it.
-    clock: Option<Waker>,
+    pub(super) clock: Option<Waker>,
     armed: Option<Instant>,
-    /// The scheduler has no tasks and no workers any more and wants none.
-    ended: bool,
+    /// What has become of everything, once the scheduler has no tasks and no workers any more and wants none.
+    pub(super) ended: Option<Tally>,
+    pub(super) bus: Bus,
+    /// The tasks that the worker had begun whose loss is being handled.
+    pub(super) fallen: Vec<TaskId>,
+    /// The workers that did not die of SIGKILL, with their process ids, until they do.
+    pub(super) abandoned: BTreeMap<WorkerId, Option<u32>>,
     /// To be told when the lock is free.
     pub(super) news: Option<Life>,
     /// To be woken when the lock is free.
@@ -88,7 +93,10 @@ impl State {
             alarm: Alarm::new()?,
             clock: None,
             armed: None,
-            ended: false,
+            ended: None,
+            bus: Bus::default(),
+            fallen: Vec::new(),
+            abandoned: BTreeMap::new(),
             news: None,
             woken: Vec::new(),
             launches: Vec::new(),
@@ -131,14 +139,6 @@ impl State {
         }
     }
 
-    pub(super) fn stats(&self, now: Instant) -> Stats {
-        let mut stats = self.sched.stats(now);
-        for worker in &mut stats.workers {
-            worker.pid = self.port(worker.id).and_then(Port::pid);
-        }
-        stats
-    }
-
     /// Calls the scheduler if it is time and arms the alarm for the next time. Ready when the pool is closed.
     pub(super) fn poll_clock(&mut self, now: Instant, cx: &Context<'_>) -> Poll<()> {
         if self.is_closed() {
@@ -178,7 +178,11 @@ impl State {
     /// The worker's process runs.
     pub(super) fn launched(&mut self, worker: WorkerId, control: Control) {
         match self.port_mut(worker) {
-            Some(port) if !port.doomed => port.control = Some(control),
+            Some(port) if !port.doomed => {
+                let pid = control.pid();
+                port.control = Some(control);
+                self.tell_started(worker, pid);
+            }
             _ => control.release(),
         }
     }
@@ -209,6 +213,11 @@ impl State {
 
     /// The worker's process has been reaped, or was given up: nothing of it is left here.
     pub(super) fn left(&mut self, worker: WorkerId) {
+        self.abandoned.remove(&worker);
+        self.vacate(worker);
+    }
+
+    fn vacate(&mut self, worker: WorkerId) {
         if let Some(port) =
             self.ports.get_mut(worker.slot()).and_then(|place| place.take_if(|p| p.worker == worker))
         {
@@ -324,7 +333,16 @@ impl State {
                     self.start_error =
                         Some(report::not_started(worker, &Death { ours: true, ..Death::default() }));
                 }
-                self.left(worker);
+                let pid = self.port(worker).and_then(Port::pid);
+                self.abandoned.insert(worker, pid);
+                self.vacate(worker);
+            }
+            Action::Tell(notice) => {
+                let death = match hand {
+                    Hand::Death(_, death) => Some(&**death),
+                    _ => None,
+                };
+                self.tell(notice, death);
             }
             Action::Grant { task } => {
                 let waker = self.calls.place(task);
@@ -333,8 +351,8 @@ impl State {
             Action::Resolve { task, outcome } => self.resolve(task, outcome, hand),
             Action::Started { ok: true } => self.live(Life::Started),
             Action::Started { ok: false } => self.live(Life::Failed(self.not_started())),
-            Action::Closed => {
-                self.ended = true;
+            Action::Closed(tally) => {
+                self.ended = Some(tally);
                 self.close();
             }
         }
@@ -371,7 +389,10 @@ impl State {
             Outcome::Failed { kind, worker, attempts, may_have_run } => {
                 let about = self.about(task, worker, attempts);
                 let death = match hand {
-                    Hand::Death(dead, death) if worker == Some(*dead) => Some(&**death),
+                    Hand::Death(dead, death) if worker == Some(*dead) => {
+                        self.fallen.extend((may_have_run && !self.bus.is_silent()).then_some(task));
+                        Some(&**death)
+                    }
                     _ => None,
                 };
                 let start = self.start_error.as_ref();
@@ -382,34 +403,6 @@ impl State {
         };
         let waker = self.calls.answer(task, answer.map_err(|error| self.place(error)));
         self.woken.extend(waker);
-    }
-
-    /// Tells that the pool is closed, once the scheduler has ended and every worker has been reaped.
-    fn close(&mut self) {
-        if self.is_closed() {
-            self.live(Life::Closed);
-            self.woken.extend(self.clock.take());
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.ended && self.ports.iter().all(Option::is_none)
-    }
-
-    /// Closed is the end, and overtakes what was to be told before.
-    fn live(&mut self, life: Life) {
-        if self.news.is_none() || matches!(life, Life::Closed) {
-            self.news = Some(life);
-        }
-    }
-
-    fn not_started(&self) -> Error {
-        self.place(self.start_error.clone().unwrap_or_else(report::not_startable))
-    }
-
-    /// Notes in an error where in the tree it comes from.
-    fn place(&self, error: Error) -> Error {
-        if self.path.is_empty() { error } else { error.with(|report| report.path.clone_from(&self.path)) }
     }
 
     /// What errors say about a task.

@@ -66,11 +66,11 @@ impl State {
 
     /// The position of a type in the workers' table.
     fn kind<T: Task>(&mut self) -> Result<u32, Error> {
-        if let Some(kind) = self.kinds.get(&TypeId::of::<T>()) {
+        if let Some((kind, _)) = self.kinds.get(&TypeId::of::<T>()) {
             return Ok(*kind);
         }
         let position = report::find(self.table.as_deref().unwrap_or_default(), &describe::<T>())?;
-        self.kinds.insert(TypeId::of::<T>(), position);
+        self.kinds.insert(TypeId::of::<T>(), (position, T::NAME));
         Ok(position)
     }
 }

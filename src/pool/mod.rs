@@ -1,26 +1,26 @@
 //! The typed front: encodes inputs, submits, decodes outputs, cancels on drop. It never touches a process.
 
 mod builder;
+mod closing;
+mod events;
 mod items;
 mod permit;
 mod run;
 mod view;
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 pub use builder::PoolBuilder;
+pub use closing::Closing;
+pub use events::Events;
 pub use items::Items;
 pub use permit::Permit;
 pub use run::{AbortHandle, Run};
 
 use crate::driver::{self, Driver, Options, Place};
-use crate::event::Stats;
 use crate::task::Task;
 
 /// A pool of worker processes. Dropping the last clone ends it: tasks that are not done resolve as
@@ -144,11 +144,6 @@ impl Pool {
         Closing::new(self.driver())
     }
 
-    /// A snapshot of the queue and the workers.
-    pub fn stats(&self) -> Stats {
-        self.driver().stats()
-    }
-
     pub(crate) fn start(driver: Driver) -> Self {
         let options = Options { lane: driver.lane(), ..Options::default() };
         Self { owner: Owner { driver }.into(), options }
@@ -186,32 +181,6 @@ impl Drop for Owner {
     }
 }
 
-/// Resolves when a pool that was told to end has no task and no worker left. Dropping it changes nothing: the pool ends
-/// all the same. It does not keep the pool alive.
-pub struct Closing {
-    closed: BoxFuture<'static, ()>,
-}
-
-impl Closing {
-    fn new(driver: &Driver) -> Self {
-        Self { closed: Box::pin(driver.closed()) }
-    }
-}
-
-impl Future for Closing {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.closed.as_mut().poll(cx)
-    }
-}
-
-impl std::fmt::Debug for Closing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Closing").finish_non_exhaustive()
-    }
-}
-
 const _: fn() = || {
     fn is_shared<T: Send + Sync + Clone + Unpin + 'static>() {}
     fn is_sent<T: Send + Unpin + 'static>() {}
@@ -222,5 +191,6 @@ const _: fn() = || {
     is_sent::<Items<u64>>();
     is_sent::<Closing>();
     is_sent::<Permit>();
+    is_sent::<Events>();
     is_sent::<PoolBuilder>();
 };

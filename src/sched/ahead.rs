@@ -63,7 +63,8 @@ impl Scheduler {
         self.worker(seat).is_some_and(|worker| self.running(worker).any(|other| other == index))
     }
 
-    fn running(&self, worker: &Worker) -> impl Iterator<Item = u32> {
+    /// What a worker runs, as far as can be known here.
+    pub(super) fn running(&self, worker: &Worker) -> impl Iterator<Item = u32> {
         worker.tasks.iter(&self.tasks).take(self.config.slots as usize)
     }
 

@@ -4,18 +4,51 @@
 use std::time::Duration;
 
 use crate::error::ErrorKind;
-use crate::sched::Action;
+use crate::event::Leave;
 use crate::sched::clock::Alarm;
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Cause, Worker};
+use crate::sched::{Action, Notice, Outcome};
+
+/// What became of tasks and workers since the pool was told to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Tally {
+    /// Tasks that were answered.
+    pub(crate) finished: u64,
+    /// Tasks that resolved `Closed`, late ones excepted.
+    pub(crate) closed: u64,
+    /// Tasks that resolved with another error.
+    pub(crate) failed: u64,
+    /// Workers that had taken tasks and were sent a signal.
+    pub(crate) killed: u64,
+}
+
+impl Tally {
+    pub(super) fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Answered => self.finished += 1,
+            Outcome::Failed { kind: ErrorKind::Closed, .. } => self.closed += 1,
+            Outcome::Failed { .. } => self.failed += 1,
+        }
+    }
+}
 
 impl Scheduler {
     pub(super) fn drain(&mut self) {
+        self.begin_to_end();
         self.mode = self.mode.max(Mode::Draining);
         self.call_in();
     }
 
+    /// Tells, the first time, that the pool ends.
+    fn begin_to_end(&mut self) {
+        if self.mode == Mode::Running {
+            self.act(Action::Tell(Notice::Closing));
+        }
+    }
+
     pub(super) fn shutdown(&mut self, limit: Duration) {
+        self.begin_to_end();
         let sooner = match self.mode {
             Mode::Running | Mode::Draining => true,
             // No limit set any more: it is over.
@@ -39,6 +72,7 @@ impl Scheduler {
         if self.mode == Mode::Closed {
             return;
         }
+        self.begin_to_end();
         self.mode = Mode::Closing;
         self.fail_queue(ErrorKind::Closed, None);
         self.call_in();
@@ -59,7 +93,7 @@ impl Scheduler {
             return;
         }
         while let Some(seat) = self.ready[0].first() {
-            self.dismiss(seat);
+            self.dismiss(seat, Leave::Closing);
         }
         if self.workers().any(|worker| !worker.tasks.is_empty()) {
             return;
@@ -69,7 +103,7 @@ impl Scheduler {
         if self.workers().all(forgotten) {
             self.mode = Mode::Closed;
             self.clock.clear();
-            self.act(Action::Closed);
+            self.act(Action::Closed(self.tally));
         }
     }
 

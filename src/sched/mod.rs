@@ -29,6 +29,7 @@
 //! | `limits` | timeouts and deadlines |
 //! | `supervise` | the ladder, pings, limits, killing |
 //! | `staff` | launching, opening, losing, replacing workers |
+//! | `strength` | how well staffed the pool is, and telling when that changes |
 //! | `close` | shutdown, drain, abort |
 //! | `clock` | supervised time and alarms |
 //! | `sim`, `tests` | the simulator with its planted bugs; single rules by example |
@@ -57,6 +58,8 @@
 //! 12. Counts are derived from tables.
 //! 13. No task comes into the queue beyond its bound; only what workers give back may exceed it. Whoever waits for a
 //!     place gets one as soon as there is one, first come first served.
+//! 14. Whoever listens is told of each worker's opening and end once, and of every change of the pool's strength: it is
+//!     not full while a place is vacant, and full as soon as all have open workers.
 
 #[macro_use]
 mod plant;
@@ -73,6 +76,7 @@ mod scheduler;
 #[cfg(test)]
 mod sim;
 mod staff;
+mod strength;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -81,9 +85,12 @@ mod worker;
 use std::time::Duration;
 
 use crate::error::ErrorKind;
+use crate::event::Leave;
 use crate::id::{TaskId, WorkerId};
+pub(crate) use crate::sched::close::Tally;
 pub(crate) use crate::sched::places::Fullness;
 pub(crate) use crate::sched::scheduler::Scheduler;
+pub(crate) use crate::sched::strength::{Readiness, Strength};
 
 /// How a pool is to be run.
 #[derive(Clone, Debug)]
@@ -233,8 +240,34 @@ pub(crate) enum Action {
     /// The first worker opened (`ok`), or starting them has been given up for now: three starts in a row have failed and
     /// none is under way. Each at most once, and nothing after `ok`; neither, if the pool is closed before.
     Started { ok: bool },
+    /// Tell whoever listens.
+    Tell(Notice),
     /// After `Shutdown`, `Drain` or `Abort`: no tasks, no workers. Once, last, but for the refusal of later submissions.
-    Closed,
+    Closed(Tally),
+}
+
+/// What is told to those who listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Notice {
+    /// The worker takes tasks.
+    Opened { worker: WorkerId },
+    /// The worker has gone or was given up; what it held has been resolved or put back.
+    Gone { worker: WorkerId, end: End },
+    /// The pool's strength is another.
+    Strength(Strength),
+    /// The pool was told to end.
+    Closing,
+}
+
+/// How a worker's time with the pool ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum End {
+    /// It never took tasks.
+    Unstarted,
+    /// It was told to go.
+    Left(Leave),
+    /// It went by itself or had to be killed. What it had begun was resolved like this.
+    Lost(ErrorKind),
 }
 
 /// What a task's caller gets.

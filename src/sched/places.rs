@@ -14,7 +14,7 @@ use crate::error::ErrorKind;
 use crate::id::{TaskId, WorkerId};
 use crate::sched::queue::{List, Stand, Task};
 use crate::sched::scheduler::{Mode, Scheduler};
-use crate::sched::{Action, Spec};
+use crate::sched::{Action, Outcome, Spec};
 
 /// What a place counts for as long as nobody knows what it is for. Less lets more callers at once exceed the bound by what
 /// they send; more keeps callers waiting whose inputs are small.
@@ -116,14 +116,19 @@ impl Scheduler {
 
     /// Takes note of a new task, unless it is refused whatever the bound says.
     fn introduce(&mut self, id: TaskId, spec: &Spec) -> bool {
+        if self.mode > Mode::Running {
+            // None of those that the end is about.
+            let outcome =
+                Outcome::Failed { kind: ErrorKind::Closed, worker: None, attempts: 0, may_have_run: false };
+            self.act(Action::Resolve { task: id, outcome });
+            return false;
+        }
         let fresh = self.tasks.insert(Task::new(id, *spec));
         debug_assert!(fresh, "{id:?} was submitted to a place that is taken");
         if !fresh {
             return false;
         }
-        let (kind, worker) = if self.mode > Mode::Running {
-            (ErrorKind::Closed, None)
-        } else if spec.deadline.is_some_and(|left| left.is_zero()) {
+        let (kind, worker) = if spec.deadline.is_some_and(|left| left.is_zero()) {
             (ErrorKind::TimedOut, None)
         } else if let Some(worker) = self.staff.gave_up {
             (ErrorKind::Launch, Some(worker))

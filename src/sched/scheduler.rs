@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
-use crate::event::{Stats, WorkerStats};
+use crate::event::Leave;
 use crate::id::{TaskId, WorkerId};
 use crate::sched::ahead::WORTH;
 use crate::sched::clock::{Alarm, Clock, Time};
+use crate::sched::close::Tally;
 use crate::sched::forecast::Forecast;
 use crate::sched::lanes::Queue;
 use crate::sched::places::Places;
@@ -40,7 +41,8 @@ pub(crate) struct Scheduler {
     pub(super) limit: Option<Time>,
     /// Whether any task ever had a timeout: most pools know none, and need not look.
     pub(super) timed: bool,
-    finished: u64,
+    pub(super) tally: Tally,
+    pub(super) finished: u64,
     actions: VecDeque<Action>,
     #[cfg(test)]
     pub(super) bug: Option<crate::sched::sim::Bug>,
@@ -76,6 +78,7 @@ impl Scheduler {
             staff: Staff::new(config.workers),
             limit: None,
             timed: false,
+            tally: Tally::default(),
             finished: 0,
             actions: VecDeque::new(),
             #[cfg(test)]
@@ -122,6 +125,9 @@ impl Scheduler {
             self.dispatch();
         }
         self.rebalance();
+        if self.staff.changed {
+            self.assess();
+        }
         self.wind_down();
         self.clock.rest();
     }
@@ -139,32 +145,6 @@ impl Scheduler {
     /// Whether it takes tasks.
     pub(crate) fn is_running(&self) -> bool {
         self.mode == Mode::Running
-    }
-
-    /// A snapshot. Process ids are not known here.
-    pub(crate) fn stats(&self, now: Instant) -> Stats {
-        let now = self.clock.at(now);
-        let workers: Vec<_> = self.workers().map(|worker| self.worker_stats(worker, now)).collect();
-        Stats {
-            queued: self.queue.len() as usize,
-            in_flight: workers.iter().map(|worker| worker.tasks.len()).sum(),
-            workers,
-            restarts: self.staff.restarts,
-            finished: self.finished,
-        }
-    }
-
-    fn worker_stats(&self, worker: &Worker, now: Time) -> WorkerStats {
-        let held = worker.tasks.iter(&self.tasks).filter_map(|index| self.tasks.at(index));
-        let since =
-            |task: &Task| task.sent.as_ref().map_or(Time::ZERO, |sent| now.saturating_sub(sent.since));
-        WorkerStats {
-            id: worker.id,
-            pid: None,
-            state: worker.state(),
-            tasks: held.map(|task| (task.id, since(task))).collect(),
-            finished: worker.finished,
-        }
     }
 
     fn handle_worker(&mut self, seat: u32, input: Input) {
@@ -289,7 +269,7 @@ impl Scheduler {
         self.list(seat);
         if self.worker(seat).is_some_and(|it| it.terminated && it.phase == Phase::Open && it.tasks.is_empty())
         {
-            self.dismiss(seat);
+            self.dismiss(seat, Leave::Stopped);
         }
     }
 
@@ -334,6 +314,9 @@ impl Scheduler {
         if let Some(task) = self.tasks.remove(index) {
             if let Some(at) = task.deadline() {
                 self.clock.forget(at, index);
+            }
+            if self.mode > Mode::Running {
+                self.tally.count(outcome);
             }
             self.act(Action::Resolve { task: task.id, outcome });
         }

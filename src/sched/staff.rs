@@ -12,10 +12,11 @@
 
 use crate::error::ErrorKind;
 use crate::id::WorkerId;
-use crate::sched::Action;
 use crate::sched::clock::{Alarm, Time};
 use crate::sched::scheduler::{Mode, Scheduler};
+use crate::sched::strength::Strength;
 use crate::sched::worker::{Bucket, Cause, Phase, Worker, back_off};
+use crate::sched::{Action, Notice};
 
 /// How many starts have to fail in a row before starting is given up for now. Fewer makes a pool fail on a hiccup; more
 /// lets the user wait for what will not come.
@@ -35,13 +36,26 @@ pub(super) struct Staff {
     bucket: Bucket,
     /// What `Started` has told.
     told: Option<bool>,
+    /// What has been told of the pool's strength, and whether it may be another by now.
+    pub(super) strength: Strength,
+    pub(super) changed: bool,
     pub(super) restarts: u64,
 }
 
 impl Staff {
     pub(super) fn new(workers: u32) -> Self {
         let bucket = Bucket::new(workers);
-        Self { serial: 0, failures: 0, probe: None, gave_up: None, bucket, told: None, restarts: 0 }
+        Self {
+            serial: 0,
+            failures: 0,
+            probe: None,
+            gave_up: None,
+            bucket,
+            told: None,
+            strength: Strength::Full,
+            changed: false,
+            restarts: 0,
+        }
     }
 
     /// Whether workers are only started one by one, to see whether one can be.
@@ -53,7 +67,7 @@ impl Staff {
 impl Scheduler {
     pub(super) fn start(&mut self) {
         if self.mode <= Mode::Draining {
-            for seat in self.seats_where(|seat| !seat.used) {
+            for seat in self.seats_where(|seat| seat.launches == 0) {
                 self.launch(seat);
             }
         }
@@ -79,6 +93,9 @@ impl Scheduler {
             Phase::Ready => {
                 worker.phase = Phase::Open;
                 worker.opened = Some(now);
+                let worker = worker.id;
+                self.staff.changed = true;
+                self.act(Action::Tell(Notice::Opened { worker }));
             }
             Phase::Doomed(_) => return,
             _ => return self.doom(seat, Cause::Violation),
@@ -122,6 +139,9 @@ impl Scheduler {
         }
         let requeued = !back.is_empty();
         self.queue.put_back(&mut self.tasks, back);
+        if !(requeued && planted!(self, HideLoss)) {
+            self.act(Action::Tell(Notice::Gone { worker: worker.id, end: worker.end() }));
+        }
         self.replace(seat, &worker, true);
         if requeued && self.mode == Mode::Draining {
             self.call_back();
@@ -134,6 +154,7 @@ impl Scheduler {
         let worker = place.worker.take()?;
         self.clock.disarm(Alarm::Seat(seat), &mut place.due);
         self.clock.disarm(Alarm::Watch(seat), &mut place.watch);
+        self.staff.changed = true;
         self.list(seat);
         Some(worker)
     }
@@ -232,8 +253,10 @@ impl Scheduler {
         let worker = WorkerId::new(self.staff.serial, seat);
         let place = &mut self.seats[seat as usize];
         place.worker = Some(Worker::new(worker, self.clock.now()));
-        self.staff.restarts += u64::from(place.used);
-        (place.used, place.free) = (true, false);
+        self.staff.restarts += u64::from(place.launches > 0);
+        place.launches = place.launches.saturating_add(1);
+        place.free = false;
+        self.staff.changed = true;
         self.limit_phase(seat, self.config.start_limit);
         self.act(Action::Launch { worker });
     }

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use crate::error::ErrorKind;
+use crate::event::Leave;
 use crate::sched::clock::Alarm;
 use crate::sched::queue::{Rung, Stop};
-use crate::sched::scheduler::Scheduler;
+use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Cause, Phase, Worker};
-use crate::sched::{Action, Config};
+use crate::sched::{Action, Config, End, Notice};
 
 /// How long a worker that holds tasks may be silent before it is pinged. Shorter costs more frames while tasks are long;
 /// longer finds a dead one later.
@@ -118,6 +119,7 @@ impl Scheduler {
                 }
                 if !std::mem::replace(&mut worker.terminated, true) {
                     let worker = worker.id;
+                    self.tally.killed += u64::from(self.mode > Mode::Running);
                     self.act(Action::Terminate { worker });
                     self.list(seat);
                 }
@@ -180,9 +182,10 @@ impl Scheduler {
     }
 
     /// Tells an open worker that holds nothing to go.
-    pub(super) fn dismiss(&mut self, seat: u32) {
+    pub(super) fn dismiss(&mut self, seat: u32, reason: Leave) {
         let Some(worker) = self.worker_mut(seat) else { return };
         worker.phase = Phase::Leaving;
+        worker.leave = Some(reason);
         let worker = worker.id;
         self.limit_phase(seat, self.config.leave_limit);
         self.list(seat);
@@ -223,7 +226,12 @@ impl Scheduler {
         if doomed {
             return;
         }
+        if cause == Cause::Closing {
+            worker.leave = Some(Leave::Closing);
+        }
+        let fresh = !worker.is_starting() && !worker.terminated;
         let worker = worker.id;
+        self.tally.killed += u64::from(self.mode > Mode::Running && fresh);
         self.limit_phase(seat, KILL_LIMIT);
         self.list(seat);
         self.act(Action::Kill { worker });
@@ -237,6 +245,11 @@ impl Scheduler {
             self.forget_ladder(index);
             self.fail(index, ErrorKind::Unresponsive, Some(worker.id), true);
         }
+        let end = match worker.end() {
+            End::Lost(_) => End::Lost(ErrorKind::Unresponsive),
+            end => end,
+        };
+        self.act(Action::Tell(Notice::Gone { worker: worker.id, end }));
         self.replace(seat, &worker, false);
     }
 

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use crate::error::ErrorKind;
-use crate::event::WorkerState;
+use crate::event::{Leave, WorkerState};
 use crate::id::WorkerId;
+use crate::sched::End;
 use crate::sched::clock::Time;
 use crate::sched::queue::{Link, Linked, List};
 
@@ -37,8 +38,8 @@ pub(super) struct Seat {
     failures: u32,
     /// Whether the next worker costs nothing, because we took the last one away.
     pub(super) free: bool,
-    /// Whether a worker has sat here before.
-    pub(super) used: bool,
+    /// How many workers have sat here.
+    pub(super) launches: u32,
 }
 
 impl Linked for Vec<Seat> {
@@ -67,7 +68,10 @@ impl Seat {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
+    pub(super) launched: Time,
     pub(super) phase: Phase,
+    /// Why it was told to go, if it was.
+    pub(super) leave: Option<Leave>,
     /// What it holds, in the order of sending.
     pub(super) tasks: List,
     /// What all of them together were predicted to take.
@@ -125,7 +129,9 @@ impl Worker {
     pub(super) fn new(id: WorkerId, now: Time) -> Self {
         Self {
             id,
+            launched: now,
             phase: Phase::Starting,
+            leave: None,
             tasks: List::default(),
             worth: Time::ZERO,
             recalls: 0,
@@ -172,6 +178,15 @@ impl Worker {
             Phase::Doomed(Cause::Ladder) => ErrorKind::Collateral,
             _ if self.terminated => ErrorKind::Collateral,
             _ => ErrorKind::Crashed,
+        }
+    }
+
+    /// How its time has ended, now that it is gone.
+    pub(super) fn end(&self) -> End {
+        match self.leave {
+            Some(reason) if self.phase != Phase::Doomed(Cause::Violation) => End::Left(reason),
+            _ if self.is_starting() => End::Unstarted,
+            _ => End::Lost(self.blame()),
         }
     }
 

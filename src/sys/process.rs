@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::{fs, io};
 
 use nix::errno::Errno;
+use nix::unistd::{SysconfVar, sysconf};
 
 /// When a process was started, in clock ticks since boot. Together with the pid it names a process for good.
 ///
@@ -34,6 +35,15 @@ fn field<T: FromStr>(pid: u32, number: usize) -> io::Result<T> {
         .and_then(|fields| fields.split_ascii_whitespace().nth(number - 3))
         .and_then(|field| field.parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the process's status is not understood"))
+}
+
+/// How many bytes of a process are resident in memory, shared ones included. `None` when there is no such process, or no
+/// `/proc` that would tell.
+pub(crate) fn resident(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    pages.checked_mul(u64::try_from(page).ok()?)
 }
 
 /// Adds to the niceness of the calling thread, and of what it starts from now on. The value stays within the kernel's bounds.
@@ -80,6 +90,14 @@ mod tests {
         assert!(children().unwrap().contains(&child.id()));
         child.wait().unwrap();
         assert!(!children().unwrap().contains(&child.id()));
+    }
+
+    #[test]
+    fn a_process_has_resident_memory_that_grows_and_a_missing_one_has_none() {
+        let before = resident(std::process::id()).unwrap();
+        let _used = std::hint::black_box(vec![7_u8; 64 << 20]);
+        assert!(resident(std::process::id()).unwrap() > before.max(60 << 20), "{before}");
+        assert_eq!(resident(u32::MAX), None);
     }
 
     #[test]

@@ -32,6 +32,16 @@ pub(crate) fn worker() -> Worker {
         .task::<Yield>()
 }
 
+/// The same, but it cannot be started while the file is there that `GATE` names.
+pub(crate) fn gated() -> Worker {
+    worker().try_state(|| async {
+        let shut = std::env::var_os("GATE").is_some_and(|path| Path::new(&path).exists());
+        if shut { Err("the gate is shut") } else { Ok(Gate) }
+    })
+}
+
+struct Gate;
+
 /// Gives back what it gets.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Echo(pub u64);
@@ -383,6 +393,12 @@ pub(crate) async fn pids(pool: &Pool, n: usize) -> Vec<u32> {
     })
     .await;
     pool.stats().workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+/// Kills a process.
+pub(crate) fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(pid as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
 /// Waits until something is so; the condition is looked at every few milliseconds.

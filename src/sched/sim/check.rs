@@ -127,12 +127,12 @@ impl Scheduler {
         let twice = self.workers().any(Worker::is_starting) && self.staff.probe.is_some();
         ensure!(!twice, "a probe is to come while one is under way");
         for (index, seat) in self.seats.iter().enumerate() {
-            let waits = seat.used && seat.worker.is_none() && seat.due.is_none();
+            let waits = seat.launches > 0 && seat.worker.is_none() && seat.due.is_none();
             ensure!(self.mode != Mode::Running || probing || !waits, "seat {index} is forgotten");
         }
         let draining = self.mode == Mode::Draining && !self.queue.is_empty();
-        let coming =
-            self.seats.iter().any(|seat| seat.due.is_some() || !seat.used) || self.workers().count() > 0;
+        let coming = self.seats.iter().any(|seat| seat.due.is_some() || seat.launches == 0)
+            || self.workers().count() > 0;
         ensure!(!draining || hope || coming, "draining for ever");
         Ok(())
     }

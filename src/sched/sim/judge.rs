@@ -37,7 +37,9 @@ impl Model {
                 self.started = Some(ok);
                 Ok(())
             }
-            Action::Closed => {
+            Action::Tell(ref notice) => self.told(notice),
+            Action::Closed(tally) => {
+                ensure!(tally == self.news.tally, "{tally:?}, not {:?}", self.news.tally);
                 ensure!(self.closing.is_some(), "closed unasked");
                 ensure!(self.tasks.is_empty() && self.workers.is_empty(), "closed, yet something is left");
                 self.closed = true;
@@ -64,6 +66,7 @@ impl Model {
                 ensure!(self.is_stopping(worker, grace), "{worker:?} is terminated early");
                 let known = self.workers.get_mut(&worker).ok_or("a stranger is terminated")?;
                 ensure!(!std::mem::replace(&mut known.terminated, true), "{worker:?} is terminated twice");
+                self.news.tally.killed += u64::from(self.closing.is_some());
                 Ok(())
             }
             Action::Kill { worker } => self.kill(worker),
@@ -135,6 +138,7 @@ impl Model {
             useful: false,
             ready: false,
             opened: None,
+            announced: false,
             heard: self.since(),
             parted: false,
             hung: false,
@@ -270,6 +274,8 @@ impl Model {
         let reason = known.guilty || known.violated || known.hung || over || closing;
         ensure!(reason, "{worker:?} is killed, innocent");
         known.killed = Some(self.now);
+        self.news.tally.killed +=
+            u64::from(self.closing.is_some() && known.opened.is_some() && !known.terminated);
         Ok(())
     }
 
@@ -302,6 +308,10 @@ impl Model {
             State::On(_) => return Err(format!("{task:?}, which runs, is resolved: {outcome:?}")),
         }
         let order = record.order;
+        if self.closing.is_some() && !record.late {
+            self.news.count(outcome);
+        }
+        self.news.hopeless |= kind == Some(ErrorKind::Launch);
         self.waiting.remove(&(order, task));
         self.line.retain(|other| *other != task);
         self.reserved.remove(&task);
@@ -316,6 +326,7 @@ impl Model {
         }
         self.are_in_time()?;
         self.is_line_served()?;
+        self.is_told_all()?;
         self.end_turns();
         self.tasks.values_mut().for_each(|record| record.doubtful = false);
         let ladder = self.config.cancel_grace + self.config.term_grace + SECOND + SLACK;

@@ -23,7 +23,9 @@ impl Model {
     pub(super) fn comes(&mut self, task: TaskId, spec: Spec, asks: bool) {
         let deadline = spec.deadline.map(|left| self.now + left);
         let state = State::Outside { asks };
-        let record = Record { order: 0, spec, deadline, attempts: 0, begun: false, doubtful: false, state };
+        let late = self.closing.is_some();
+        let record =
+            Record { order: 0, spec, deadline, attempts: 0, begun: false, doubtful: false, late, state };
         let bytes = if asks { NOMINAL } else { spec.bytes.into() };
         let place = self.line.is_empty() && self.has_place(bytes);
         self.tasks.insert(task, record);

@@ -7,6 +7,7 @@
 //!  world ── time, users, the driver          order ── whose turn it is
 //!  fakes ── workers, good and bad            time  ── when a task's time is over
 //!                                            line  ── how full the queue is, and who waits before it
+//!                                            notices ── what those who listen must be told
 //!                                            check ── what the tables must agree on
 //! ```
 //!
@@ -19,6 +20,7 @@ mod fakes;
 mod judge;
 mod line;
 mod model;
+mod notices;
 mod order;
 mod plan;
 mod rng;
@@ -84,9 +86,13 @@ pub(in crate::sched) enum Bug {
     JumpLine,
     /// The line moves only when the queue is empty.
     ForgetLine,
+    /// The end of a worker that held what it had not begun is not told.
+    HideLoss,
+    /// Recovery is not told.
+    StayWeak,
 }
 
-const BUGS: [(&str, Bug); 19] = [
+const BUGS: [(&str, Bug); 21] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -106,13 +112,15 @@ const BUGS: [(&str, Bug); 19] = [
     ("over-fill", Bug::OverFill),
     ("jump-line", Bug::JumpLine),
     ("forget-line", Bug::ForgetLine),
+    ("hide-loss", Bug::HideLoss),
+    ("stay-weak", Bug::StayWeak),
 ];
 
 /// How many fixed seeds, and how many that change with every commit.
 const SEEDS: u64 = 500;
 
 /// What the seeds together have to get to, at least 20 times each.
-const REACHED: [&str; 25] = [
+const REACHED: [&str; 32] = [
     "Abandon",
     "Cancel",
     "Closed",
@@ -137,6 +145,13 @@ const REACHED: [&str; 25] = [
     "Run again",
     "Started false",
     "Started true",
+    "Tell Full",
+    "Tell Left Closing",
+    "Tell Left Stopped",
+    "Tell Lost",
+    "Tell None",
+    "Tell Unstarted",
+    "Tell Weak",
     "Terminate",
 ];
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::notices::News;
 use super::order::Turns;
 use crate::error::ErrorKind;
 use crate::id::{TaskId, WorkerId};
@@ -34,6 +35,7 @@ pub(super) struct Model {
     pub(super) probing: Option<Duration>,
     pub(super) launches: u64,
     pub(super) free: u64,
+    pub(super) news: News,
 }
 
 pub(super) struct Record {
@@ -46,6 +48,8 @@ pub(super) struct Record {
     pub(super) begun: bool,
     /// Whether its timeout may have been over, unseen, when it was sent back.
     pub(super) doubtful: bool,
+    /// Whether it came after the pool was told to end.
+    pub(super) late: bool,
     pub(super) state: State,
 }
 
@@ -103,6 +107,8 @@ pub(super) struct Known {
     pub(super) unfair: Option<Since>,
     pub(super) ready: bool,
     pub(super) opened: Option<Duration>,
+    /// Whether that was told.
+    pub(super) announced: bool,
     pub(super) heard: Since,
     pub(super) parted: bool,
     pub(super) hung: bool,
@@ -144,6 +150,7 @@ impl Model {
             probing: None,
             launches: 0,
             free: 0,
+            news: News::default(),
         }
     }
 
@@ -373,6 +380,7 @@ impl Model {
             kinds.extend(unseen);
             self.demand(task, &kinds);
         }
+        self.ended(worker, &known, blames.into_iter().flatten().collect());
         self.vacated(worker, &known, begun.is_some());
     }
 

@@ -11,7 +11,7 @@ use super::plan::{Plan, close};
 use super::rng::Rng;
 use super::{Bug, Checked, ensure};
 use crate::id::{TaskId, WorkerId};
-use crate::sched::{Action, Answer, Input, Outcome, Scheduler, Spec};
+use crate::sched::{Action, Answer, End, Input, Notice, Outcome, Scheduler, Spec};
 
 /// How late a call may be, and how much more a stop may cost.
 const BEAT: Duration = Duration::from_millis(100);
@@ -347,6 +347,12 @@ fn kind(action: &Action) -> String {
         }
         Action::Run { attempt: 2.., .. } => "Run again".to_owned(),
         Action::Started { ok } => format!("Started {ok}"),
+        Action::Tell(Notice::Strength(strength)) => format!("Tell {strength:?}"),
+        Action::Tell(Notice::Gone { end: End::Left(reason), .. }) => format!("Tell Left {reason:?}"),
+        Action::Tell(Notice::Gone { end: End::Lost(_), .. }) => "Tell Lost".to_owned(),
+        Action::Tell(Notice::Gone { end, .. }) => format!("Tell {end:?}"),
+        Action::Tell(notice) => format!("Tell {notice:?}").split(' ').take(2).collect::<Vec<_>>().join(" "),
+        Action::Closed(_) => "Closed".to_owned(),
         other => format!("{other:?}").split(' ').next().unwrap_or_default().to_owned(),
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
 use crate::id::{TaskId, WorkerId};
-use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler, Spec};
+use crate::sched::{Action, Answer, Config, Input, Notice, Outcome, Scheduler, Spec};
 
 pub(super) const MS: Duration = Duration::from_millis(1);
 
@@ -20,6 +20,7 @@ pub(super) struct Pool {
     pub(super) scheduler: Scheduler,
     pub(super) now: Instant,
     pub(super) wanted: Vec<Action>,
+    pub(super) told: Vec<Notice>,
 }
 
 pub(super) fn task(n: u32) -> TaskId {
@@ -58,7 +59,7 @@ impl Pool {
     /// As many workers as wanted, not open yet, that may be sent so much ahead.
     pub(super) fn sent_ahead(workers: u32, slots: u32, ahead: u32) -> Self {
         let scheduler = Scheduler::new(Config { workers, slots, ahead, ..Config::default() });
-        let mut pool = Self { scheduler, now: Instant::now(), wanted: Vec::new() };
+        let mut pool = Self { scheduler, now: Instant::now(), wanted: Vec::new(), told: Vec::new() };
         pool.put(Input::Start);
         let launches: Vec<_> =
             (0..workers).map(|seat| Action::Launch { worker: worker(seat + 1, seat) }).collect();
@@ -85,13 +86,22 @@ impl Pool {
         self.scheduler.handle(self.now, input);
         self.scheduler.check().unwrap();
         while let Some(action) = self.scheduler.poll_action() {
-            self.wanted.push(action);
+            // What is told has rules of its own.
+            match action {
+                Action::Tell(notice) => self.told.push(notice),
+                action => self.wanted.push(action),
+            }
         }
     }
 
     #[track_caller]
     pub(super) fn wants(&mut self, actions: &[Action]) {
         assert_eq!(std::mem::take(&mut self.wanted), actions);
+    }
+
+    #[track_caller]
+    pub(super) fn tells(&mut self, notices: &[Notice]) {
+        assert_eq!(std::mem::take(&mut self.told), notices);
     }
 
     pub(super) fn opens(&mut self, worker: WorkerId) {

@@ -11,7 +11,12 @@ fn grant(n: u32) -> Action {
 /// One open worker that is sent nothing ahead, and whose queue has so many places.
 fn bounded(queue_limit: u32, queue_bytes: u64) -> Pool {
     let config = Config { ahead: 0, queue_limit, queue_bytes, ..Config::default() };
-    let mut pool = Pool { scheduler: Scheduler::new(config), now: std::time::Instant::now(), wanted: vec![] };
+    let mut pool = Pool {
+        scheduler: Scheduler::new(config),
+        now: std::time::Instant::now(),
+        wanted: vec![],
+        told: vec![],
+    };
     pool.put(Input::Start);
     pool.wanted.clear();
     pool.opened(1)

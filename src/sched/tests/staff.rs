@@ -4,7 +4,16 @@ use std::time::Duration;
 
 use super::{MS, Pool, answered, failed, run, task, worker};
 use crate::error::ErrorKind::*;
-use crate::sched::{Action, Answer, Input};
+use crate::event::{Leave, Status};
+use crate::sched::{Action, Answer, End, Input, Notice, Readiness, Strength, Tally};
+
+fn closed(finished: u64, closed: u64, failed: u64, killed: u64) -> Action {
+    Action::Closed(Tally { finished, closed, failed, killed })
+}
+
+fn gone(n: u32, seat: u32, end: End) -> Notice {
+    Notice::Gone { worker: worker(n, seat), end }
+}
 
 #[test]
 fn a_worker_that_takes_too_long_to_start_is_killed() {
@@ -106,7 +115,7 @@ fn shutdown_lets_run_what_runs_until_its_limit() {
     pool.pass(4500 * MS);
     pool.wants(&[Action::Kill { worker: three }]);
     pool.lost(three, 0);
-    pool.wants(&[Action::Closed]);
+    pool.wants(&[closed(1, 1, 0, 1)]);
     assert_eq!(pool.scheduler.poll_timeout(), None);
 }
 
@@ -124,7 +133,7 @@ fn shutdown_does_not_forget_who_is_being_started() {
     pool.lost(worker(1, 0), 0);
     pool.wants(&[]);
     pool.pass(1000 * MS);
-    pool.wants(&[Action::Abandon { worker: worker(2, 1) }, Action::Closed]);
+    pool.wants(&[Action::Abandon { worker: worker(2, 1) }, closed(0, 1, 0, 0)]);
 }
 
 #[test]
@@ -159,7 +168,7 @@ fn a_drain_that_can_start_nobody_still_ends() {
         pool.pass(120 * MS);
     }
     assert!(pool.wanted.contains(&failed(1, Launch, Some(worker(3, 0)), 0, false)));
-    assert_eq!(pool.wanted.last(), Some(&Action::Closed));
+    assert_eq!(pool.wanted.last(), Some(&closed(0, 0, 1, 0)));
 }
 
 #[test]
@@ -196,7 +205,7 @@ fn abort_is_now_and_only_gets_stricter() {
     pool.done(1, one, 1);
     pool.wants(&[]);
     pool.lost(one, 1);
-    pool.wants(&[Action::Closed]);
+    pool.wants(&[closed(0, 2, 0, 1)]);
     pool.put(Input::Abort);
     pool.wants(&[]);
 }
@@ -209,6 +218,78 @@ fn statistics_are_what_can_be_seen() {
     pool.pass(700 * MS);
     let stats = pool.scheduler.stats(pool.now);
     assert_eq!((stats.queued, stats.in_flight, stats.finished, stats.restarts), (1, 1, 1, 0));
-    assert_eq!(stats.workers[0].tasks, [(task(2), 700 * MS)]);
-    assert_eq!(stats.workers[0].finished, 1);
+    let first = &stats.workers[0];
+    assert_eq!((first.tasks[0].id, first.tasks[0].since, first.ahead), (task(2), 700 * MS, 0));
+    assert_eq!((first.finished, first.age, first.restarts), (1, 700 * MS, 0));
+    assert_eq!((stats.wanted, stats.held_back, stats.next_start), (1, 0, None));
+    for n in [1, 2] {
+        pool.lost(worker(n, 0), 1);
+        pool.opens(worker(2, 0));
+    }
+    let stats = pool.scheduler.stats(pool.now);
+    assert_eq!((stats.workers.len(), stats.wanted, stats.held_back, stats.restarts), (0, 1, 1, 1));
+    assert!(stats.next_start.is_some_and(|wait| wait >= 80 * MS && wait <= 120 * MS), "{stats:?}");
+}
+
+#[test]
+fn what_becomes_of_workers_is_told() {
+    let mut pool = Pool::open(3, 1);
+    let opened = |n, seat| Notice::Opened { worker: worker(n, seat) };
+    pool.tells(&[opened(3, 2), opened(2, 1), opened(1, 0)]);
+    pool.submit([1]);
+    pool.lost(worker(1, 0), 1);
+    pool.lost(worker(4, 0), 0);
+    pool.tells(&[
+        gone(1, 0, End::Lost(Crashed)),
+        gone(4, 0, End::Unstarted),
+        Notice::Strength(Strength::Weak),
+    ]);
+    pool.put(Input::Violated { worker: worker(2, 1) });
+    pool.lost(worker(2, 1), 0);
+    pool.pass(300 * MS);
+    pool.opens(worker(6, 0));
+    pool.tells(&[gone(2, 1, End::Lost(Protocol)), opened(6, 0)]);
+    pool.opens(worker(5, 1));
+    pool.tells(&[opened(5, 1), Notice::Strength(Strength::Full)]);
+    pool.put(Input::Drain);
+    pool.put(Input::Abort);
+    for (n, seat) in [(6, 0), (5, 1), (3, 2)] {
+        pool.lost(worker(n, seat), 0);
+    }
+    let left = End::Left(Leave::Closing);
+    pool.tells(&[Notice::Closing, gone(6, 0, left), gone(5, 1, left), gone(3, 2, left)]);
+}
+
+#[test]
+fn a_pool_is_ready_when_all_are_open_and_well_until_starts_are_held_back() {
+    let mut pool = Pool::starting(2, 1);
+    let is = |pool: &Pool, status, open, readiness| {
+        assert_eq!(pool.scheduler.health(), (status, open, 2));
+        assert_eq!(pool.scheduler.readiness(), readiness);
+    };
+    pool.opens(worker(1, 0));
+    is(&pool, Status::Ready, 1, Readiness::Pending);
+    pool.opens(worker(2, 1));
+    is(&pool, Status::Ready, 2, Readiness::Ready);
+    pool.lost(worker(2, 1), 0);
+    is(&pool, Status::Ready, 1, Readiness::Pending);
+    for n in 3..=5 {
+        pool.pass(250 * MS);
+        pool.lost(worker(n, 1), 0);
+    }
+    is(&pool, Status::Degraded, 1, Readiness::GivenUp);
+    pool.lost(worker(1, 0), 0);
+    pool.pass(500 * MS);
+    pool.told.clear();
+    pool.lost(worker(6, 0), 0);
+    pool.tells(&[gone(6, 0, End::Unstarted), Notice::Strength(Strength::None)]);
+    is(&pool, Status::Failed, 0, Readiness::GivenUp);
+    pool.pass(1000 * MS);
+    is(&pool, Status::Failed, 0, Readiness::GivenUp);
+    pool.opens(worker(7, 0));
+    is(&pool, Status::Degraded, 1, Readiness::Pending);
+    pool.opens(worker(8, 1));
+    is(&pool, Status::Ready, 2, Readiness::Ready);
+    pool.put(Input::Drain);
+    is(&pool, Status::Closed, 0, Readiness::Closed);
 }

@@ -326,9 +326,46 @@ pub(super) fn too_many() -> Error {
     Error::new(ErrorKind::LimitExceeded, "the pool's tables are full")
 }
 
-/// The last line that says something, shortened.
+/// The last line that says something, shortened. Of a panic that is its message, and not the trace that follows it.
 fn last_line(text: &str) -> Option<String> {
-    let line = text.lines().rev().find(|line| !line.trim().is_empty())?.trim();
+    let traced = text.contains("stack backtrace:\n");
+    let is_trace = |line: &str| {
+        let number = line.split_once(": ").map(|(number, _)| number);
+        let frame = line.starts_with("at ") || number.is_some_and(|number| number.parse::<u32>().is_ok());
+        line == "stack backtrace:"
+            || line.starts_with("note: ") && line.contains("RUST_BACKTRACE")
+            || traced && frame
+    };
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty() && !is_trace(line))?;
     let shown: String = line.chars().take(LINE).collect();
     Some(if shown.len() < line.len() { format!("{shown}…") } else { shown })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_those_of_a_panic_and_not_its_trace() {
+        for (text, words) in [
+            ("", None),
+            ("\n  \n", None),
+            ("one\n  two \n\n", Some("two")),
+            ("12: twelve\n", Some("12: twelve")),
+            (
+                "panicked at a.rs:1:2:\nboo\nnote: run with `RUST_BACKTRACE=1` environment variable\n",
+                Some("boo"),
+            ),
+            (
+                "panicked at a.rs:1:2:\nboo\nstack backtrace:\n   0: main\n             at ./a.rs:1:2\nnote: Some details \
+                 are omitted, run with `RUST_BACKTRACE=full`\n",
+                Some("boo"),
+            ),
+            ("boo\nstack backtrace:\n   0: main\nsaid later\n", Some("said later")),
+        ] {
+            assert_eq!(last_line(text).as_deref(), words, "{text:?}");
+        }
+        let long = "ä".repeat(2 * LINE);
+        assert_eq!(last_line(&long).map(|line| line.chars().count()), Some(LINE + 1));
+    }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+mod blob;
 mod context;
 mod driver;
 mod error;
@@ -18,6 +19,7 @@ mod uplink;
 mod wire;
 mod worker;
 
+pub use blob::Blob;
 pub use context::Context;
 pub use error::{Error, ErrorKind, Exit};
 pub use event::{Event, Health, Leave, Stats, Status, Summary, TaskStats, WorkerState, WorkerStats};

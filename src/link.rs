@@ -1,20 +1,23 @@
 //! Moves frames over a byte stream, both ways, for the parent. It decides nothing: what a frame means, and what to do
 //! when the stream ends, is its owner's business.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, send, sendmsg};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_util::codec::Decoder;
 
 use crate::sys::{buffer, ready};
-use crate::wire::codec::{Codec, Message, Violation, excerpt, take_magic};
-use crate::wire::frame::ToParent;
+use crate::wire::chain::Chain;
+use crate::wire::codec::{Codec, Message, Unsendable, Violation, excerpt, take_magic};
+use crate::wire::frame::{ToParent, ToWorker};
+use crate::wire::payload::Payload;
 
 /// How much room a read is given. More finds no more in a socket of default size; less costs system calls.
 const READ: usize = 64 << 10;
@@ -33,6 +36,11 @@ pub(crate) trait Stream: Send {
 
     /// Writes once.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Writes once, from several pieces if it can.
+    fn poll_write_pieces(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.poll_write(cx, pieces.first().map_or(&[], |piece| piece))
+    }
 
     /// As `poll_read`, but asks the kernel itself and not what a reactor last heard of it: after the writer's death
     /// this finds everything that it wrote. `WouldBlock` when there is nothing.
@@ -59,7 +67,26 @@ pub(crate) struct Link<S> {
     stray: Bytes,
     /// How many bytes came from the greeting on.
     received: u64,
-    outbox: BytesMut,
+    outbox: Chain,
+    /// What comes behind it: with bulk, that is put into the outbox piece by piece.
+    loaded: Outbox,
+}
+
+/// What is to be sent through a link, as its owner gathers it: small frames as bytes, bulk as it is.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    bytes: BytesMut,
+    bulk: VecDeque<Bulk>,
+    /// How many of the bytes stand before the last bulk.
+    marked: usize,
+}
+
+/// A frame with a large body.
+struct Bulk {
+    /// How many bytes stand between the bulk before it and this.
+    before: usize,
+    frame: ToWorker,
+    body: Payload,
 }
 
 impl<S: Stream> Link<S> {
@@ -71,7 +98,8 @@ impl<S: Stream> Link<S> {
             greeted: false,
             stray: Bytes::new(),
             received: 0,
-            outbox: BytesMut::new(),
+            outbox: Chain::default(),
+            loaded: Outbox::default(),
         }
     }
 
@@ -83,7 +111,7 @@ impl<S: Stream> Link<S> {
     pub(crate) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
-        batch: &mut Vec<Message<ToParent>>,
+        batch: &mut Vec<Message<ToParent, Payload>>,
     ) -> Poll<Result<bool, Violation>> {
         let read = ready!(self.stream.poll_read(cx, &mut self.inbox));
         Poll::Ready(self.received(read, batch))
@@ -94,7 +122,7 @@ impl<S: Stream> Link<S> {
     /// # Errors
     ///
     /// As `poll_receive`.
-    pub(crate) fn drain(&mut self, batch: &mut Vec<Message<ToParent>>) -> Result<(), Violation> {
+    pub(crate) fn drain(&mut self, batch: &mut Vec<Message<ToParent, Payload>>) -> Result<(), Violation> {
         loop {
             match self.stream.read_now(&mut self.inbox) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -115,7 +143,7 @@ impl<S: Stream> Link<S> {
     pub(crate) fn recover(
         &mut self,
         kept: impl FnOnce(u64) -> Vec<u8>,
-        batch: &mut Vec<Message<ToParent>>,
+        batch: &mut Vec<Message<ToParent, Payload>>,
     ) -> Result<(), Violation> {
         if self.greeted {
             self.inbox.extend_from_slice(&kept(self.received));
@@ -126,12 +154,16 @@ impl<S: Stream> Link<S> {
 
     /// Whether there is nothing left to send.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.outbox.is_empty()
+        self.outbox.is_empty() && self.loaded.is_empty()
     }
 
     /// Takes over what is to be sent; only when flushed. `outbox` gets an empty buffer in exchange.
-    pub(crate) fn load(&mut self, outbox: &mut BytesMut) {
-        std::mem::swap(&mut self.outbox, outbox);
+    pub(crate) fn load(&mut self, outbox: &mut Outbox) {
+        if outbox.bulk.is_empty() {
+            std::mem::swap(self.outbox.end(), &mut outbox.bytes);
+        } else {
+            std::mem::swap(&mut self.loaded, outbox);
+        }
     }
 
     /// Writes until all is sent or the stream is full.
@@ -140,25 +172,40 @@ impl<S: Stream> Link<S> {
     ///
     /// What the stream says. Nothing can be sent any more, but what the worker wrote can still be received.
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut written = 0;
-        let result = loop {
-            if written == self.outbox.len() {
-                break Poll::Ready(Ok(()));
+        loop {
+            if self.outbox.is_empty() {
+                if self.loaded.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.stage();
             }
-            match self.stream.poll_write(cx, &self.outbox[written..]) {
-                Poll::Ready(Ok(n)) => written += n,
-                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
-                Poll::Pending => break Poll::Pending,
+            let written = match self.outbox.single() {
+                Some(bytes) => self.stream.poll_write(cx, bytes),
+                None => {
+                    let (slices, n) = self.outbox.slices();
+                    self.stream.poll_write_pieces(cx, &slices[..n])
+                }
+            };
+            match ready!(written) {
+                Ok(n) => self.outbox.advance(n, KEPT),
+                Err(error) => return Poll::Ready(Err(error)),
             }
-        };
-        if written == self.outbox.len() && self.outbox.capacity() > KEPT {
-            self.outbox = BytesMut::new();
-        } else if written == self.outbox.len() {
-            self.outbox.clear();
-        } else {
-            drop(self.outbox.split_to(written));
         }
-        result
+    }
+
+    /// Puts what was loaded into the outbox, up to the first bulk and that.
+    fn stage(&mut self) {
+        let Some(Bulk { before, frame, body }) = self.loaded.bulk.pop_front() else {
+            return std::mem::swap(self.outbox.end(), &mut self.loaded.bytes);
+        };
+        self.loaded.marked -= before;
+        self.outbox.end().extend_from_slice(&self.loaded.bytes.split_to(before));
+        let sent = self.codec.encode_head(&frame, self.outbox.end(), body.len());
+        // Sizes are checked where inputs are encoded.
+        debug_assert!(sent.is_ok(), "{sent:?}");
+        for piece in body.pieces() {
+            self.outbox.push(piece.clone());
+        }
     }
 
     /// What the worker wrote where a greeting belongs.
@@ -170,7 +217,7 @@ impl<S: Stream> Link<S> {
     fn received(
         &mut self,
         read: io::Result<usize>,
-        batch: &mut Vec<Message<ToParent>>,
+        batch: &mut Vec<Message<ToParent, Payload>>,
     ) -> Result<bool, Violation> {
         match read {
             Ok(0) => return Ok(false),
@@ -189,19 +236,55 @@ impl<S: Stream> Link<S> {
         Ok(true)
     }
 
-    fn decode(&mut self, batch: &mut Vec<Message<ToParent>>) -> Result<(), Violation> {
+    fn decode(&mut self, batch: &mut Vec<Message<ToParent, Payload>>) -> Result<(), Violation> {
         let mut large = false;
         while let Some(mut message) = self.codec.decode(&mut self.inbox)? {
             large |= message.body.len() > KEPT;
             if !message.body.is_empty() && message.body.len() <= COPIED {
                 message.body = Bytes::copy_from_slice(&message.body);
             }
-            batch.push(message);
+            batch.push(Message { frame: message.frame, body: message.body.into() });
         }
         if large {
             self.inbox = BytesMut::from(&self.inbox[..]);
         }
         Ok(())
+    }
+}
+
+impl Outbox {
+    /// Adds a frame.
+    ///
+    /// # Errors
+    ///
+    /// As [`Codec::encode_with`]; nothing is added then.
+    pub(crate) fn add(
+        &mut self,
+        codec: &Codec<ToParent>,
+        frame: &ToWorker,
+        body: &[u8],
+    ) -> Result<(), Unsendable> {
+        codec.encode_with(frame, &mut self.bytes, |bytes| {
+            bytes.extend_from_slice(body);
+            Ok(())
+        })
+    }
+
+    /// Adds a frame with a large body, which is neither copied nor encoded yet.
+    pub(crate) fn add_bulk(&mut self, frame: ToWorker, body: Payload) {
+        let before = self.bytes.len() - std::mem::replace(&mut self.marked, self.bytes.len());
+        self.bulk.push_back(Bulk { before, frame, body });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.bulk.is_empty()
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bulk.clear();
+        self.marked = 0;
     }
 }
 
@@ -224,9 +307,41 @@ impl Socket {
         Ok(Self { readable: ready::watch(fd, Interest::READABLE)?, writable: None })
     }
 
+    // Not write(2): a host program may have set SIGPIPE back to its default.
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        // Not write(2): a host program may have set SIGPIPE back to its default.
         Ok(send(self.readable.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+    }
+
+    fn write_pieces_now(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(sendmsg::<()>(self.readable.as_raw_fd(), pieces, &[], MsgFlags::MSG_NOSIGNAL, None)?)
+    }
+
+    /// Writes `length` bytes with `write`, or waits until that is possible.
+    fn poll_write_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        length: usize,
+        write: impl Fn(&Self) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match write(self) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => {
+                    if result.as_ref().is_ok_and(|n| *n == length) {
+                        self.writable = None;
+                    }
+                    return Poll::Ready(result);
+                }
+            }
+            if self.writable.is_none() {
+                let duplicate = self.readable.as_fd().try_clone_to_owned()?;
+                self.writable = Some(ready::watch(duplicate, Interest::WRITABLE)?);
+            }
+            let Some(writable) = &self.writable else { continue };
+            // Cleared before the next attempt to write: an edge that comes in between is not lost.
+            ready!(writable.poll_write_ready(cx))?.clear_ready();
+        }
     }
 }
 
@@ -249,25 +364,12 @@ impl Stream for Socket {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            match self.write_now(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                result => {
-                    if result.as_ref().is_ok_and(|n| *n == bytes.len()) {
-                        self.writable = None;
-                    }
-                    return Poll::Ready(result);
-                }
-            }
-            if self.writable.is_none() {
-                let duplicate = self.readable.as_fd().try_clone_to_owned()?;
-                self.writable = Some(ready::watch(duplicate, Interest::WRITABLE)?);
-            }
-            let Some(writable) = &self.writable else { continue };
-            // Cleared before the next attempt to write: an edge that comes in between is not lost.
-            ready!(writable.poll_write_ready(cx))?.clear_ready();
-        }
+        self.poll_write_with(cx, bytes.len(), |socket| socket.write_now(bytes))
+    }
+
+    fn poll_write_pieces(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        self.poll_write_with(cx, length, |socket| socket.write_pieces_now(pieces))
     }
 
     fn read_now(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {

@@ -7,12 +7,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Poll, ready};
 
-use bytes::BytesMut;
 use pin_project_lite::pin_project;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::context::Context;
-use crate::wire::{codec, frame::TaskType};
+use crate::wire::{frame::TaskType, payload::Gather, payload::Payload};
 
 /// A piece of work that can run in another process.
 ///
@@ -60,7 +59,7 @@ pub(crate) struct Table {
 /// One task type.
 pub(crate) struct Row {
     pub(crate) kind: TaskType,
-    start: fn(&[u8], Context) -> Result<Running, postcard::Error>,
+    start: fn(&Payload, Context) -> Result<Running, postcard::Error>,
 }
 
 /// A task that has been decoded and can be polled.
@@ -76,7 +75,7 @@ pub(crate) trait Erased {
     fn poll(
         self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
-        out: &mut BytesMut,
+        out: &mut Gather,
     ) -> Poll<Result<(), postcard::Error>>;
 }
 
@@ -133,15 +132,15 @@ impl Table {
     pub(crate) fn start(
         &self,
         index: u32,
-        input: &[u8],
+        input: &Payload,
         cx: Context,
     ) -> Option<Result<Running, postcard::Error>> {
         self.rows.get(index as usize).map(|row| (row.start)(input, cx))
     }
 }
 
-fn start<T: Task>(input: &[u8], cx: Context) -> Result<Running, postcard::Error> {
-    let task: T = codec::decode(input)?;
+fn start<T: Task>(input: &Payload, cx: Context) -> Result<Running, postcard::Error> {
+    let task: T = input.decode()?;
     Ok(Box::pin(Typed { future: task.run(cx) }))
 }
 
@@ -156,9 +155,9 @@ impl<F: Future<Output: Serialize>> Erased for Typed<F> {
     fn poll(
         self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
-        out: &mut BytesMut,
+        out: &mut Gather,
     ) -> Poll<Result<(), postcard::Error>> {
         let output = ready!(self.project().future.poll(cx));
-        Poll::Ready(codec::append(&output, out))
+        Poll::Ready(out.append(&output))
     }
 }

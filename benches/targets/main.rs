@@ -12,11 +12,13 @@
 //! | W1 | one no-op in flight, p50 in us | epoll ping-pong over a socket pair, on two processors |
 //! | W2 | 100 000 no-ops in a window of 1 024, tasks/s | windowed echo of frames over two socket pairs |
 //! | W2j, W2b | the same through `join_all` and `buffer_unordered` | the same |
-//! | W3 | echo of 64 KiB and 1 MiB as plain bytes, MB/s in and out | bulk echo over a socket pair |
+//! | W3b, W3i | echo of a `Blob` of 4 KiB to 64 MiB, through shared memory and through the socket, MB/s in and out | bulk echo over a socket pair |
+//! | W3s, W3v | the same as `Vec<u8>`, with serde_bytes and without | the same |
 //! | W4 | pool of 2 and of 8, until every worker has answered, ms | none |
 //! | W7 | 1 000 Pareto sleeps over 2 and 8 workers, makespan | the bound max(sum / workers, longest) |
 
 mod table;
+mod w3;
 mod yardstick;
 
 use std::collections::VecDeque;
@@ -40,19 +42,6 @@ impl Task for Noop {
     }
 }
 
-/// Bytes there and back, as serde_bytes would carry them: one length and one copy.
-#[derive(Serialize, Deserialize)]
-struct Bulk(#[serde(with = "serde_bytes")] Vec<u8>);
-
-impl Task for Bulk {
-    const NAME: &'static str = "bulk";
-    type Output = serde_bytes::ByteBuf;
-
-    async fn run(self, _: Context) -> serde_bytes::ByteBuf {
-        serde_bytes::ByteBuf::from(self.0)
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 struct Nap(u64);
 
@@ -69,7 +58,13 @@ const TASKS: u64 = 100_000;
 const WINDOW: usize = 1024;
 
 fn main() {
-    Worker::new().task::<Noop>().task::<Bulk>().task::<Nap>().init();
+    Worker::new()
+        .task::<Noop>()
+        .task::<w3::Return>()
+        .task::<w3::Bulk>()
+        .task::<w3::Plain>()
+        .task::<Nap>()
+        .init();
     if std::env::args().nth(1).as_deref() == Some("yardstick") {
         return yardstick::child();
     }
@@ -82,7 +77,7 @@ fn main() {
         runtime.block_on(w2(&mut table));
     }
     if table.wants("W3") {
-        runtime.block_on(w3(&mut table));
+        runtime.block_on(w3::run(&mut table));
     }
     if table.wants("W4") {
         runtime.block_on(w4(&mut table));
@@ -168,23 +163,6 @@ async fn rate(tasks: u64, work: impl Future<Output = ()>) -> f64 {
     let start = Instant::now();
     work.await;
     tasks as f64 / start.elapsed().as_secs_f64()
-}
-
-async fn w3(table: &mut Table) {
-    let pool = pool(1).await;
-    for (name, size, count) in [("W3 64K", 64 << 10, 400_usize), ("W3 1M", 1 << 20, 60)] {
-        let mut raw = yardstick::Bulk::start();
-        for _ in 0..5 {
-            let bytes = vec![1; size];
-            let start = Instant::now();
-            for _ in 0..count {
-                assert_eq!(pool.run(Bulk(bytes.clone())).await.expect("an answer").len(), size);
-            }
-            let rate = (2 * size * count) as f64 / start.elapsed().as_secs_f64() / 1e6;
-            table.round(name, "MB/s", rate, raw.megabytes_per_second(size, count));
-        }
-        table.judge(name, |value, raw| (value / raw, "", true));
-    }
 }
 
 async fn w4(table: &mut Table) {

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use bytes::Bytes;
 use slab::Slab;
 
 use super::options::Leash;
 use super::report;
 use crate::error::Error;
 use crate::id::TaskId;
+use crate::wire::payload::Payload;
 
 #[derive(Default)]
 pub(super) struct Calls {
@@ -36,11 +36,11 @@ struct Call {
 enum Phase {
     /// The input is kept until the answer is there: a task that had not begun when its worker died is sent again.
     Waiting {
-        input: Bytes,
+        input: Payload,
         waker: Option<Waker>,
         leash: Option<Arc<Leash>>,
     },
-    Answered(Result<Bytes, Error>),
+    Answered(Result<Payload, Error>),
 }
 
 /// The kind of a call that only has a place yet.
@@ -55,7 +55,7 @@ impl Calls {
     pub(super) fn insert(
         &mut self,
         kind: u32,
-        input: Bytes,
+        input: Payload,
         leash: Option<Arc<Leash>>,
     ) -> Result<TaskId, Error> {
         self.serial = self.serial.wrapping_add(1);
@@ -78,7 +78,7 @@ impl Calls {
     }
 
     /// The kind and input of a call that has not been answered.
-    pub(super) fn input(&self, task: TaskId) -> Option<(u32, Bytes)> {
+    pub(super) fn input(&self, task: TaskId) -> Option<(u32, Payload)> {
         match self.get(task) {
             Some(Call { kind, phase: Phase::Waiting { input, .. }, .. }) => Some((*kind, input.clone())),
             _ => None,
@@ -86,7 +86,7 @@ impl Calls {
     }
 
     /// Says what a place is used for, unless that call is answered already.
-    pub(super) fn redeem(&mut self, task: TaskId, real: u32, bytes: Bytes) -> bool {
+    pub(super) fn redeem(&mut self, task: TaskId, real: u32, bytes: Payload) -> bool {
         match self.get_mut(task) {
             Some(Call { kind, phase: Phase::Waiting { input, .. }, .. }) => {
                 (*kind, *input) = (real, bytes);
@@ -121,7 +121,7 @@ impl Calls {
     }
 
     /// Answers a call. The waker that is given back is to be woken when the lock is free.
-    pub(super) fn answer(&mut self, task: TaskId, answer: Result<Bytes, Error>) -> Option<Waker> {
+    pub(super) fn answer(&mut self, task: TaskId, answer: Result<Payload, Error>) -> Option<Waker> {
         let call = self.get_mut(task)?;
         let wanted = call.wanted;
         let before = std::mem::replace(&mut call.phase, Phase::Answered(answer));
@@ -141,7 +141,7 @@ impl Calls {
 
     /// Asks for an answer; once ready, the call is forgotten. The waker that is given back is to be dropped when the lock
     /// is free: with some executors it is the last thing that holds its task, and with it perhaps another `Run`.
-    pub(super) fn poll(&mut self, task: TaskId, new: Waker) -> (Poll<Result<Bytes, Error>>, Option<Waker>) {
+    pub(super) fn poll(&mut self, task: TaskId, new: Waker) -> (Poll<Result<Payload, Error>>, Option<Waker>) {
         let Some(call) = self.get_mut(task) else { return (Poll::Ready(Err(report::closed())), Some(new)) };
         if let Phase::Waiting { waker, .. } = &mut call.phase {
             return (Poll::Pending, waker.replace(new));

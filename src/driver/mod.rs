@@ -20,7 +20,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::future::poll_fn;
 use tokio::io::Interest;
 use tokio::runtime::Handle;
@@ -35,6 +34,7 @@ use crate::sys::ready;
 use crate::task::Task;
 use crate::uplink::Uplink;
 use crate::wire::frame::{Limits, Tree};
+use crate::wire::payload::Payload;
 pub(crate) use options::{Options, Owner, Place};
 use state::State;
 pub(crate) use submit::Submitted;
@@ -150,7 +150,7 @@ impl Driver {
     /// When the workers do not know the task, or another version of it; when its token is cancelled.
     pub(crate) fn submit<T: Task>(
         &self,
-        input: Bytes,
+        input: Payload,
         options: &Options,
         place: Place,
     ) -> Result<Submitted, Error> {
@@ -174,7 +174,7 @@ impl Driver {
     }
 
     /// Asks for a task's answer; once ready, the task is forgotten.
-    pub(crate) fn poll_answer(&self, task: TaskId, cx: &Context<'_>) -> Poll<Result<Bytes, Error>> {
+    pub(crate) fn poll_answer(&self, task: TaskId, cx: &Context<'_>) -> Poll<Result<Payload, Error>> {
         // Cloned here: cloning may be anybody's code, as dropping may be.
         let waker = cx.waker().clone();
         let (answer, _old) = self.shared.lock(|state| state.calls.poll(task, waker));

@@ -3,10 +3,9 @@
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-
 use crate::id::WorkerId;
 use crate::launch::body::Control;
+use crate::link::Outbox;
 
 /// How long a link's task may keep its turn waiting while it was woken. A busy runtime takes some milliseconds; one that is
 /// blocked takes as long as it likes.
@@ -16,7 +15,7 @@ pub(super) const TURN: Duration = Duration::from_millis(250);
 pub(super) struct Port {
     pub(super) worker: WorkerId,
     /// Frames to send.
-    pub(super) outbox: BytesMut,
+    pub(super) outbox: Outbox,
     pub(super) waker: Option<Waker>,
     /// Since when its task has been woken and has not come.
     pub(super) woken: Option<Instant>,
@@ -39,7 +38,7 @@ impl Port {
     pub(super) fn new(worker: WorkerId) -> Self {
         Self {
             worker,
-            outbox: BytesMut::new(),
+            outbox: Outbox::default(),
             waker: None,
             woken: None,
             control: None,

@@ -28,6 +28,7 @@ use crate::sys::memory::Page;
 use crate::sys::process::start_time;
 use crate::wire::codec::{Message, Violation};
 use crate::wire::frame::{Ancestor, Hello, Sandbox, ToParent, ToWorker};
+use crate::wire::payload::Payload;
 use crate::{error::Error, wire};
 
 /// How often a link's task goes round before it lets the runtime's other tasks have a turn.
@@ -101,7 +102,7 @@ struct Session {
     page: Option<Page>,
     body: Body,
     nonce: [u8; 16],
-    batch: Vec<Message<ToParent>>,
+    batch: Vec<Message<ToParent, Payload>>,
     receiving: bool,
     sending: bool,
     /// The link ended before the worker was doomed.

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use nix::sys::signal::Signal;
 
 use super::Life;
@@ -22,6 +21,7 @@ use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler, Tally};
 use crate::uplink::Uplink;
 use crate::wire::codec::Codec;
 use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Tree, Verdict};
+use crate::wire::payload::Payload;
 
 pub(super) struct State {
     pub(super) sched: Scheduler,
@@ -65,7 +65,7 @@ pub(super) struct State {
 /// What the driver holds while the scheduler decides what it means.
 enum Hand<'a> {
     Empty,
-    Answer { worker: WorkerId, attempt: u32, verdict: Verdict, body: Bytes },
+    Answer { worker: WorkerId, attempt: u32, verdict: Verdict, body: Payload },
     Death(WorkerId, &'a Death),
 }
 
@@ -233,7 +233,7 @@ impl State {
         worker: WorkerId,
         nonce: &[u8; 16],
         frame: ToParent,
-        body: Bytes,
+        body: Payload,
     ) {
         match frame {
             ToParent::Ready(ready) => match report::unfit(&ready, nonce, self.slots, self.table.as_deref()) {
@@ -292,10 +292,7 @@ impl State {
     fn send_with(&mut self, worker: WorkerId, frame: &ToWorker, body: &[u8]) {
         let codec = self.codec.clone();
         let Some(port) = self.port_mut(worker) else { return };
-        let sent = codec.encode_with(frame, &mut port.outbox, |out| {
-            out.extend_from_slice(body);
-            Ok(())
-        });
+        let sent = port.outbox.add(&codec, frame, body);
         // Sizes are checked where inputs are encoded.
         debug_assert!(sent.is_ok(), "{sent:?}");
         let waker = port.call();
@@ -370,7 +367,17 @@ impl State {
         let Some((index, input)) = self.calls.input(task) else { return };
         let remaining_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
         let run = Run { task, attempt, index, remaining_us, trace: None };
-        self.send_with(worker, &ToWorker::Run(run), &input);
+        let frame = ToWorker::Run(run);
+        match input.small() {
+            Some(input) => self.send_with(worker, &frame, input),
+            // Copied, if at all, by the link's task and not under the lock.
+            None => {
+                let Some(port) = self.port_mut(worker) else { return };
+                port.outbox.add_bulk(frame, input);
+                let waker = port.call();
+                self.woken.extend(waker);
+            }
+        }
     }
 
     fn resolve(&mut self, task: TaskId, outcome: Outcome, hand: &mut Hand<'_>) {

@@ -4,8 +4,6 @@
 use std::any::TypeId;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::calls::UNKNOWN;
 use super::report;
 use super::state::State;
@@ -14,6 +12,7 @@ use crate::error::Error;
 use crate::id::TaskId;
 use crate::sched::Input;
 use crate::task::{Task, describe};
+use crate::wire::payload::Payload;
 
 /// A task that was submitted.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +26,7 @@ impl State {
     pub(super) fn submit<T: Task>(
         &mut self,
         now: Instant,
-        input: Bytes,
+        input: Payload,
         options: &Options,
         place: Place,
     ) -> Result<Submitted, Error> {
@@ -58,7 +57,7 @@ impl State {
         if options.is_cancelled() {
             return Err(report::token_cancelled());
         }
-        let task = self.calls.insert(UNKNOWN, Bytes::new(), options.leash.clone())?;
+        let task = self.calls.insert(UNKNOWN, Payload::new(), options.leash.clone())?;
         let spec = options.spec(now, UNKNOWN, 0, patient);
         self.handle(now, Input::Reserve { task, spec });
         Ok(task)

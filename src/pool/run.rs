@@ -5,14 +5,14 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::driver::{Driver, Options, Place, Submitted};
 use crate::error::{Error, ErrorKind};
 use crate::id::TaskId;
 use crate::task::Task;
-use crate::wire::codec;
+use crate::wire::payload::{Gather, Payload};
 
 /// Inputs up to this size are encoded on the stack and cost one allocation of their exact size. It covers the small
 /// tasks of which there are many; a larger input is encoded a second time from its beginning.
@@ -129,7 +129,7 @@ impl<O: DeserializeOwned> Future for Run<O> {
         if let State::Running(task) = self.state {
             let Poll::Ready(answer) = self.driver.poll_answer(task, cx) else { return Poll::Pending };
             self.state = State::Over;
-            return Poll::Ready(answer.and_then(|bytes| decode(task, self.name, &bytes)));
+            return Poll::Ready(answer.and_then(|output| decode(task, self.name, &output)));
         }
         Poll::Ready(Err(match std::mem::replace(&mut self.state, State::Over) {
             State::Refused(error) => error,
@@ -174,30 +174,31 @@ impl std::fmt::Debug for AbortHandle {
     }
 }
 
-fn encode<T: Serialize>(task: &T, limit: u32) -> Result<Bytes, Error> {
+fn encode<T: Serialize>(task: &T, limit: u32) -> Result<Payload, Error> {
     let failed = |error: postcard::Error| {
         Error::new(ErrorKind::Codec, format!("its input could not be encoded: {error}"))
     };
     let mut small = [0; SMALL];
     match postcard::to_slice(task, &mut small) {
-        Ok(bytes) => return Ok(Bytes::copy_from_slice(bytes)),
+        Ok(bytes) => return Ok(Bytes::copy_from_slice(bytes).into()),
         Err(postcard::Error::SerializeBufferFull) => {}
         Err(error) => return Err(failed(error)),
     }
-    let mut bytes = BytesMut::with_capacity(4 * SMALL);
-    codec::append(task, &mut bytes).map_err(failed)?;
-    if bytes.len() + HEADER > limit as usize {
-        let message =
-            format!("its input of {} bytes is larger than the message limit of {limit}", bytes.len());
+    let mut input = Gather::with_capacity(4 * SMALL);
+    input.append(task).map_err(failed)?;
+    let input = input.take();
+    let bytes = input.len();
+    if bytes + HEADER > limit as usize {
+        let message = format!("its input of {bytes} bytes is larger than the message limit of {limit}");
         return Err(Error::new(ErrorKind::LimitExceeded, message).with(|report| {
             report.advice = Some("raise PoolBuilder::message_limit or send less at once".into())
         }));
     }
-    Ok(bytes.freeze())
+    Ok(input)
 }
 
-fn decode<O: DeserializeOwned>(task: TaskId, name: &'static str, bytes: &[u8]) -> Result<O, Error> {
-    codec::decode(bytes).map_err(|error| {
+fn decode<O: DeserializeOwned>(task: TaskId, name: &'static str, output: &Payload) -> Result<O, Error> {
+    output.decode().map_err(|error| {
         Error::new(ErrorKind::Codec, format!("its output could not be decoded: {error}")).with(|report| {
             report.task = Some(task);
             report.task_name = Some(name.into());

@@ -15,9 +15,9 @@ const PREFIX: usize = 4;
 
 /// One frame with its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message<F> {
+pub(crate) struct Message<F, B = Bytes> {
     pub(crate) frame: F,
-    pub(crate) body: Bytes,
+    pub(crate) body: B,
 }
 
 impl<F> From<F> for Message<F> {
@@ -90,6 +90,31 @@ impl<F> Codec<F> {
         out: &mut BytesMut,
         body: impl FnOnce(&mut BytesMut) -> Result<(), Unsendable>,
     ) -> Result<(), Unsendable> {
+        self.put(frame, out, |out| body(out).map(|()| 0))
+    }
+
+    /// Appends a frame without its body, which is so long and is sent behind it. When the whole is too large, `out` is as
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsendable`], for the size.
+    pub(crate) fn encode_head<G: Serialize>(
+        &self,
+        frame: &G,
+        out: &mut BytesMut,
+        body: usize,
+    ) -> Result<(), Unsendable> {
+        self.put(frame, out, |_| Ok(body))
+    }
+
+    /// `body` writes a part of the body and says how long the rest is.
+    fn put<G: Serialize>(
+        &self,
+        frame: &G,
+        out: &mut BytesMut,
+        body: impl FnOnce(&mut BytesMut) -> Result<usize, Unsendable>,
+    ) -> Result<(), Unsendable> {
         let start = out.len();
         out.extend_from_slice(&[0; PREFIX]);
         let within = |bytes: usize, limit: u32| match u32::try_from(bytes) {
@@ -99,7 +124,8 @@ impl<F> Codec<F> {
         let header = append(frame, out).map_err(Unsendable::Encode);
         let header = header.and_then(|()| within(out.len() - start - PREFIX, HEADER_LIMIT));
         let written = header.and_then(|_| body(out));
-        let written = written.and_then(|()| within(out.len() - start - PREFIX, self.limit));
+        let written =
+            written.and_then(|rest| within((out.len() - start - PREFIX).saturating_add(rest), self.limit));
         match written {
             Ok(length) => out[start..start + PREFIX].copy_from_slice(&length.to_le_bytes()),
             Err(_) => out.truncate(start),
@@ -183,18 +209,6 @@ pub(crate) fn excerpt(bytes: &[u8]) -> String {
 /// What postcard says: for a sequence of unknown length, for example.
 pub(crate) fn append<T: Serialize>(value: &T, out: &mut BytesMut) -> Result<(), postcard::Error> {
     postcard::serialize_with_flavor(value, Append(out))
-}
-
-/// Decodes a value from all of `bytes`.
-///
-/// # Errors
-///
-/// What postcard says, and `DeserializeBadEncoding` when bytes are left over.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
-    match postcard::take_from_bytes(bytes)? {
-        (value, []) => Ok(value),
-        _ => Err(postcard::Error::DeserializeBadEncoding),
-    }
 }
 
 /// Serialises to the end of a buffer that stays the caller's.

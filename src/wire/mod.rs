@@ -14,8 +14,10 @@
 //! serde.
 
 pub(crate) mod arg0;
+pub(crate) mod chain;
 pub(crate) mod codec;
 pub(crate) mod frame;
+pub(crate) mod payload;
 #[cfg(test)]
 mod tests;
 

@@ -13,6 +13,7 @@ use super::frame::{
     Ancestor, Batch, Hello, LeaseKind, Limits, Open, Ready, Run, Sandbox, Shape, TaskType, ToParent,
     ToWorker, Tree, Verdict,
 };
+use super::payload::Payload;
 use super::{HEADER_LIMIT, MESSAGE_LIMIT, PREAMBLE_LIMIT, TO_PARENT_MAGIC, TO_WORKER_MAGIC};
 use crate::id::{TaskId, WorkerId};
 
@@ -624,13 +625,34 @@ fn the_first_frame_of_one_direction_is_not_that_of_the_other() {
 }
 
 #[test]
+fn a_head_and_its_body_are_the_bytes_of_the_whole_frame_or_nothing() {
+    let codec = Codec::<ToParent>::new(100);
+    let frame = ToParent::Item { task: TaskId::new(1, 2) };
+    let most = 100 - (encoded(frame.clone(), b"").len() - 4);
+    for length in [0, 1, most, most + 1, usize::MAX - 8] {
+        let mut head = BytesMut::from(&b"before"[..]);
+        let added = codec.encode_head(&frame, &mut head, length);
+        if length <= most {
+            head.extend_from_slice(&vec![7; length]);
+            let whole = encoded(frame.clone(), &vec![7; length]);
+            assert_eq!((added, &head[6..]), (Ok(()), &whole[..]));
+        } else {
+            assert!(matches!(added, Err(Unsendable::TooLarge { limit: 100, .. })), "{length}: {added:?}");
+            assert_eq!(&head[..], b"before");
+        }
+    }
+}
+
+#[test]
 fn a_value_is_decoded_from_all_of_its_bytes_or_not_at_all() {
     let mut bytes = BytesMut::from(&b"before"[..]);
     codec::append(&("text", 300_u32), &mut bytes).unwrap();
     let value = bytes.split_off("before".len());
-    assert_eq!(codec::decode::<(String, u32)>(&value), Ok(("text".to_owned(), 300)));
-    assert!(codec::decode::<(String, u32)>(&value[..value.len() - 1]).is_err());
-    assert!(codec::decode::<String>(&value).is_err(), "bytes are left over");
+    let value = Payload::from(value.freeze());
+    assert_eq!(value.decode::<(String, u32)>(), Ok(("text".to_owned(), 300)));
+    let short = Payload::from(value.join().slice(1..));
+    assert!(short.decode::<(String, u32)>().is_err());
+    assert!(value.decode::<String>().is_err(), "bytes are left over");
     let unsized_list = std::iter::once(1).filter(|_| true);
     struct Unsized<I>(I);
     impl<I: Iterator<Item = u8> + Clone> Serialize for Unsized<I> {

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::task::{Context as Wake, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use tokio::task::coop::has_budget_remaining;
 use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep_until};
@@ -27,6 +26,7 @@ use super::runtime::{BREATH, BRIEF, GATHER, GATHERED, KEPT, LONG, PATIENCE, Scen
 use super::turn::Turn;
 use crate::id::TaskId;
 use crate::wire::frame::{ToParent, Verdict};
+use crate::wire::payload::Gather;
 
 /// The main thread's own state.
 pub(super) struct Crowd<'a> {
@@ -42,7 +42,7 @@ pub(super) struct Crowd<'a> {
     /// Whether there was no task to begin since the link was looked at last.
     dry: bool,
     /// The output of the task that is polled.
-    output: BytesMut,
+    output: Gather,
     /// When the last poll of a task ended.
     now: Instant,
     flushed: Instant,
@@ -82,7 +82,7 @@ impl<'a> Crowd<'a> {
             free: Vec::new(),
             woken: VecDeque::new(),
             dry: false,
-            output: BytesMut::new(),
+            output: Gather::default(),
             now,
             flushed: now,
             long,
@@ -170,7 +170,7 @@ impl<'a> Crowd<'a> {
         match self.scene.shared.begin(slot) {
             Next::Task(queued, turn) => {
                 self.free.pop();
-                self.receive(slot, &queued, turn);
+                self.receive(slot, queued, turn);
                 true
             }
             Next::Wait | Next::Leave => {
@@ -192,11 +192,11 @@ impl<'a> Crowd<'a> {
     }
 
     /// Decodes a task and polls it for the first time.
-    fn receive(&mut self, slot: usize, queued: &Queued, turn: u64) {
-        let Queued { task, attempt, index, .. } = *queued;
+    fn receive(&mut self, slot: usize, mut queued: Queued, turn: u64) {
+        let Queued { task, attempt, index, .. } = queued;
         self.make_way(index);
         let begun = self.share.enter(self.now);
-        let (turn, verdict) = match self.scene.start(slot, queued, turn) {
+        let (turn, verdict) = match self.scene.start(slot, &mut queued, turn) {
             Ok(turn) => (turn, None),
             Err(verdict) => (Turn::default(), Some(verdict)),
         };
@@ -256,25 +256,21 @@ impl<'a> Crowd<'a> {
         let Some(Stay { task, attempt, begun, .. }) = self.guests[slot].stay.take() else { return };
         self.free.push(slot);
         if verdict != Verdict::Returned {
-            self.output.clear();
+            self.output.clear(KEPT);
         }
         let used_us = self.share.leave(self.now, begun).as_micros();
         let used_us = u32::try_from(used_us).unwrap_or(u32::MAX);
         let done = ToParent::Done { task, attempt, used_us, verdict };
         let due = self.now - self.flushed >= if took > BRIEF { PATIENCE } else { GATHER };
         let mut wrote = false;
-        self.scene.shared.finish(slot, &done, &self.output, |gathered, _| {
+        self.scene.shared.finish(slot, &done, &mut self.output, |gathered, _| {
             wrote = due || gathered > GATHERED;
             wrote
         });
         if wrote {
             self.flushed = self.now;
         }
-        if self.output.capacity() > KEPT {
-            self.output = BytesMut::new();
-        } else {
-            self.output.clear();
-        }
+        self.output.clear(KEPT);
     }
 }
 

@@ -21,8 +21,9 @@ use crate::context::Slot;
 use crate::id::TaskId;
 use crate::sys::buffer;
 use crate::sys::memory::Page;
-use crate::wire::codec::{Codec, Unsendable, Violation};
+use crate::wire::codec::{Codec, Violation};
 use crate::wire::frame::{Batch, Limits, Run, ToParent, ToWorker, Verdict};
+use crate::wire::payload::{Gather, Payload};
 
 /// How much is read at once. The parent's socket holds about three times as much; more would only delay the first task.
 const ROOM: usize = 64 << 10;
@@ -44,25 +45,25 @@ pub(super) struct Shared {
 /// The link's state.
 #[derive(Debug)]
 pub(super) struct Io {
-    codec: Codec<ToWorker>,
+    pub(super) codec: Codec<ToWorker>,
     /// Read and not yet understood: at most one frame and a read's worth.
     unparsed: BytesMut,
     queue: VecDeque<Queued>,
     /// How many tasks have come over the link. The parent counts them too.
     received: u64,
     pub(super) running: Running,
-    out: Outbox,
+    pub(super) out: Outbox,
     /// Wakes the main thread when the watcher has read something for it: the bytes are gone from the socket, so nothing
     /// else would.
     reader: Option<Waker>,
     /// Whether the watcher reads and writes, because the main thread is stuck in user code.
     pub(super) standin: bool,
-    stage: Stage,
+    pub(super) stage: Stage,
     pub(super) way: Way,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Serving,
     /// `Drain` was read: finish and leave.
     Draining,
@@ -79,7 +80,7 @@ pub(super) struct Queued {
     pub(super) attempt: u32,
     pub(super) index: u32,
     pub(super) deadline: Option<Instant>,
-    pub(super) input: Bytes,
+    pub(super) input: Payload,
     /// Which task of the link it is, counted from 1.
     position: u64,
 }
@@ -153,13 +154,16 @@ impl Shared {
         &self,
         slot: usize,
         answer: &ToParent,
-        body: &[u8],
+        body: &mut Gather,
         flush: impl FnOnce(usize, Option<u32>) -> bool,
     ) {
         let token = {
             let mut io = self.claim();
             io.running.end(slot);
-            io.say_with(answer, body);
+            match body.small() {
+                Some(body) => io.say_with(answer, body),
+                None => io.say_bulk(answer, body.take()),
+            }
             if flush(io.out.len(), io.queue.front().map(|queued| queued.index)) {
                 self.flush(&mut io);
             }
@@ -287,7 +291,7 @@ impl Io {
         self.out.discard();
     }
 
-    fn fail(&mut self, code: i32, reason: &str) {
+    pub(super) fn fail(&mut self, code: i32, reason: &str) {
         self.way.fail(code, reason);
         self.out.discard();
     }
@@ -316,40 +320,6 @@ impl Io {
             effects.reader = self.reader.take();
         }
         effects
-    }
-
-    /// Says the last word. Whatever is read from now on is not answered.
-    pub(super) fn bye(&mut self) {
-        if !self.has_left() {
-            self.say(ToParent::Bye);
-            self.stage = Stage::Left;
-        }
-    }
-
-    /// Adds bytes that are no frame: the magic.
-    pub(super) fn say_raw(&mut self, bytes: &[u8]) {
-        self.out.add_raw(bytes);
-    }
-
-    pub(super) fn say(&mut self, frame: ToParent) {
-        self.say_with(&frame, &[]);
-    }
-
-    /// Adds an answer to what is to be written. One that is larger than a message may be is replaced by one that says so.
-    fn say_with(&mut self, frame: &ToParent, body: &[u8]) {
-        if self.has_left() {
-            return;
-        }
-        let Err(error) = self.out.add(&self.codec, frame, body) else { return };
-        match (frame, &error) {
-            (ToParent::Done { task, attempt, used_us, .. }, Unsendable::TooLarge { bytes, .. })
-                if !body.is_empty() =>
-            {
-                let verdict = Verdict::TooLarge { bytes: *bytes as u64 };
-                self.say(ToParent::Done { task: *task, attempt: *attempt, used_us: *used_us, verdict });
-            }
-            _ => self.fail(leave::UNFIT, &format!("an answer can't be sent: {error}")),
-        }
     }
 
     /// One frame from the parent.
@@ -392,7 +362,8 @@ impl Io {
         let deadline = left.and_then(|left| Instant::now().checked_add(left));
         let Run { task, attempt, index, .. } = run;
         self.received += 1;
-        self.queue.push_back(Queued { task, attempt, index, deadline, input, position: self.received });
+        let (input, position) = (input.into(), self.received);
+        self.queue.push_back(Queued { task, attempt, index, deadline, input, position });
     }
 
     fn queue_batch(&mut self, batch: Batch, mut body: Bytes) -> Result<(), Violation> {
@@ -401,7 +372,7 @@ impl Io {
             if length > body.len() {
                 return Err(malformed("a batch with too few inputs"));
             }
-            let input = body.split_to(length);
+            let input = body.split_to(length).into();
             self.received += 1;
             let (index, position) = (batch.index, self.received);
             self.queue.push_back(Queued { task, attempt, index, deadline: None, input, position });

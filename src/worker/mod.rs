@@ -24,6 +24,7 @@ mod pulse;
 mod reader;
 mod running;
 mod runtime;
+mod say;
 mod stdio;
 #[cfg(test)]
 mod tests;

@@ -5,11 +5,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
-use bytes::{Buf, BytesMut};
+use bytes::Bytes;
+use nix::sys::uio::writev;
+use nix::unistd::write;
 
 use crate::sys::memory::Page;
+use crate::wire::chain::Chain;
 use crate::wire::codec::{Codec, Unsendable};
 use crate::wire::frame::{ToParent, ToWorker};
+use crate::wire::payload::Payload;
 
 /// What one large answer took is not kept beyond this.
 const KEPT: usize = 1 << 20;
@@ -17,9 +21,7 @@ const KEPT: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Outbox {
     /// From a frame's middle on, perhaps.
-    bytes: BytesMut,
-    /// Whether the buffer has grown beyond what is kept. Its capacity does not tell: what is written leaves it.
-    large: bool,
+    bytes: Chain,
     /// How many bytes were ever said.
     said: u64,
     /// Where the parent sees, even when this process is dead, what was said and what has begun.
@@ -28,7 +30,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(page: Option<Page>) -> Self {
-        Self { bytes: BytesMut::new(), large: false, said: 0, page }
+        Self { bytes: Chain::default(), said: 0, page }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -48,8 +50,8 @@ impl Outbox {
 
     /// Adds bytes that are no frame.
     pub(super) fn add_raw(&mut self, bytes: &[u8]) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
+        let start = self.bytes.end().len();
+        self.bytes.end().extend_from_slice(bytes);
         self.keep(start);
     }
 
@@ -64,12 +66,32 @@ impl Outbox {
         frame: &ToParent,
         body: &[u8],
     ) -> Result<(), Unsendable> {
-        let start = self.bytes.len();
-        codec.encode_with(frame, &mut self.bytes, |bytes| {
+        let start = self.bytes.end().len();
+        codec.encode_with(frame, self.bytes.end(), |bytes| {
             bytes.extend_from_slice(body);
             Ok(())
         })?;
         self.keep(start);
+        Ok(())
+    }
+
+    /// Adds a frame with a large body, which is not copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub(super) fn add_bulk(
+        &mut self,
+        codec: &Codec<ToWorker>,
+        frame: &ToParent,
+        body: Payload,
+    ) -> Result<(), Unsendable> {
+        let start = self.bytes.end().len();
+        codec.encode_head(frame, self.bytes.end(), body.len())?;
+        self.keep(start);
+        for piece in body.pieces() {
+            self.push(piece.clone());
+        }
         Ok(())
     }
 
@@ -80,13 +102,20 @@ impl Outbox {
     /// What `write` says; `WouldBlock` when the parent has to read first.
     pub(super) fn write(&mut self, output: &OwnedFd) -> io::Result<()> {
         while !self.bytes.is_empty() {
-            match nix::unistd::write(output, &self.bytes).map_err(io::Error::from) {
-                Ok(n) => self.bytes.advance(n),
+            let written = match self.bytes.single() {
+                Some(bytes) => write(output, bytes),
+                None => {
+                    let (slices, n) = self.bytes.slices();
+                    writev(output, &slices[..n])
+                }
+            };
+            match written.map_err(io::Error::from) {
+                Ok(n) => self.bytes.advance(n, KEPT),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            if self.bytes.is_empty() {
-                self.written();
+            if let (true, Some(page)) = (self.bytes.is_empty(), &self.page) {
+                page.written(self.said);
             }
         }
         Ok(())
@@ -94,24 +123,23 @@ impl Outbox {
 
     /// Nothing is written any more. What is kept stays where the parent finds it.
     pub(super) fn discard(&mut self) {
-        self.bytes = BytesMut::new();
+        self.bytes = Chain::default();
+    }
+
+    /// Adds bulk as it is.
+    fn push(&mut self, piece: Bytes) {
+        if let Some(page) = &self.page {
+            page.keep(self.said, &piece);
+        }
+        self.said += piece.len() as u64;
+        self.bytes.push(piece);
     }
 
     fn keep(&mut self, start: usize) {
-        self.large |= self.bytes.len() > KEPT;
-        let added = &self.bytes[start..];
+        let added = &self.bytes.end()[start..];
         if let Some(page) = &self.page {
             page.keep(self.said, added);
         }
         self.said += added.len() as u64;
-    }
-
-    fn written(&mut self) {
-        if let Some(page) = &self.page {
-            page.written(self.said);
-        }
-        if std::mem::take(&mut self.large) {
-            self.bytes = BytesMut::new();
-        }
     }
 }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::task::{Context as Wake, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep_until};
 
@@ -32,6 +31,7 @@ use crate::state::States;
 use crate::task::Table;
 use crate::uplink::Uplink;
 use crate::wire::frame::{Open, ToParent, Verdict};
+use crate::wire::payload::Gather;
 
 /// What is longer than this is not one of very many.
 pub(super) const BRIEF: Duration = Duration::from_micros(20);
@@ -77,12 +77,14 @@ impl Scene<'_> {
     /// # Errors
     ///
     /// The verdict, if that is all that comes of it.
-    pub(super) fn start(&self, slot: usize, queued: &Queued, turn: u64) -> Result<Turn, Verdict> {
+    pub(super) fn start(&self, slot: usize, queued: &mut Queued, turn: u64) -> Result<Turn, Verdict> {
         let Queued { task, attempt, index, deadline, .. } = *queued;
         let Place { worker, depth } = *self.place;
         let about = About { task, worker, attempt, depth, deadline, turn };
         let cx = Context::new(Arc::clone(&self.shared.slots[slot]), Arc::clone(self.states), about);
-        Turn::start(self.table, index, &queued.input, cx)
+        // Not kept twice, so that what the task drops of a large one is really gone.
+        let input = std::mem::take(&mut queued.input);
+        Turn::start(self.table, index, &input, cx)
     }
 }
 
@@ -152,7 +154,7 @@ struct Main<'a> {
     scene: Scene<'a>,
     reader: &'a mut Reader,
     /// The running task's output. Encoding is user code and takes its time, so it is done here and not under the lock.
-    output: BytesMut,
+    output: Gather,
     /// When the last task ended: the one reading of the clock per task.
     now: Instant,
     flushed: Instant,
@@ -165,7 +167,7 @@ impl<'a> Main<'a> {
     fn new(scene: Scene<'a>, reader: &'a mut Reader) -> Self {
         let now = Instant::now();
         let long = vec![false; scene.table.len()];
-        Self { scene, reader, output: BytesMut::new(), now, flushed: now, breathed: now, long }
+        Self { scene, reader, output: Gather::default(), now, flushed: now, breathed: now, long }
     }
 
     async fn serve(mut self) {
@@ -194,13 +196,13 @@ impl<'a> Main<'a> {
     }
 
     /// Runs one task and answers.
-    async fn run(&mut self, queued: Queued, turn: u64) {
-        let verdict = match self.scene.start(SLOT, &queued, turn) {
+    async fn run(&mut self, mut queued: Queued, turn: u64) {
+        let verdict = match self.scene.start(SLOT, &mut queued, turn) {
             Ok(mut turn) => self.drive(&mut turn).await,
             Err(verdict) => verdict,
         };
         if verdict != Verdict::Returned {
-            self.output.clear();
+            self.output.clear(KEPT);
         }
         self.answer(&queued, verdict);
         if self.now - self.breathed >= BREATH {
@@ -258,7 +260,7 @@ impl<'a> Main<'a> {
         let due = ended - self.flushed >= if took > BRIEF { PATIENCE } else { GATHER };
         let long = &self.long;
         let mut wrote = false;
-        self.scene.shared.finish(SLOT, &done, &self.output, |gathered, next| {
+        self.scene.shared.finish(SLOT, &done, &mut self.output, |gathered, next| {
             let next_is_long = next.is_some_and(|index| long.get(index as usize) == Some(&true));
             wrote = due || gathered > GATHERED || next_is_long;
             wrote
@@ -266,11 +268,7 @@ impl<'a> Main<'a> {
         if wrote {
             self.flushed = ended;
         }
-        if self.output.capacity() > KEPT {
-            self.output = BytesMut::new();
-        } else {
-            self.output.clear();
-        }
+        self.output.clear(KEPT);
     }
 
     /// Looks at the link between two tasks, then lets the runtime have the thread for a moment.

@@ -7,11 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::task::{Context as Wake, Poll};
 
-use bytes::BytesMut;
-
 use crate::context::Context;
 use crate::task::{Running, Table};
 use crate::wire::frame::Verdict;
+use crate::wire::payload::{Gather, Payload};
 
 /// How much of a panic's message is passed on. The rest is on standard error.
 const MESSAGE: usize = 2 << 10;
@@ -44,7 +43,7 @@ impl Turn {
     /// # Errors
     ///
     /// The verdict, if that is all that comes of it.
-    pub(super) fn start(table: &Table, index: u32, input: &[u8], cx: Context) -> Result<Self, Verdict> {
+    pub(super) fn start(table: &Table, index: u32, input: &Payload, cx: Context) -> Result<Self, Verdict> {
         PLACE.set(None);
         match guard(|| table.start(index, input, cx))? {
             None => Err(Verdict::UnknownTask),
@@ -54,7 +53,7 @@ impl Turn {
     }
 
     /// Runs the task to its next await. When it returns, its output is appended to `out`.
-    pub(super) fn poll(&mut self, cx: &mut Wake<'_>, out: &mut BytesMut) -> Poll<Verdict> {
+    pub(super) fn poll(&mut self, cx: &mut Wake<'_>, out: &mut Gather) -> Poll<Verdict> {
         let Some(running) = &mut self.0 else { return Poll::Ready(Verdict::Cancelled { began: true }) };
         let verdict = match guard(|| running.as_mut().poll(cx, out)) {
             Ok(Poll::Pending) => return Poll::Pending,

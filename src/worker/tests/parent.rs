@@ -18,10 +18,11 @@ use crate::id::{TaskId, WorkerId};
 use crate::sys::memory::{self, Page};
 use crate::sys::{pidfd, process, socket};
 use crate::task::Task;
-use crate::wire::codec::{Codec, Message, append, decode, take_magic};
+use crate::wire::codec::{Codec, Message, append, take_magic};
 use crate::wire::frame::{
     Ancestor, Hello, Limits, Open, Ready, Run, Sandbox, ToParent, ToWorker, Tree, Verdict,
 };
+use crate::wire::payload::Payload;
 use crate::wire::{MESSAGE_LIMIT, TO_WORKER_MAGIC, VERSION, arg0};
 use crate::worker::tests::worker;
 
@@ -60,7 +61,7 @@ pub(crate) struct Done {
 impl Done {
     pub(crate) fn value<T: Task>(&self) -> T::Output {
         assert_eq!(self.verdict, Verdict::Returned, "{:?}", self.task);
-        decode(&self.body).unwrap()
+        Payload::from(self.body.clone()).decode().unwrap()
     }
 }
 

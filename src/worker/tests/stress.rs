@@ -69,7 +69,8 @@ fn hear(parent: &mut Parent, open: &mut Open) {
             open.endless.remove(&task);
             match (verdict, sum) {
                 (Verdict::Returned, Some(sum)) => {
-                    let (theirs, bytes): (u64, Vec<u8>) = crate::wire::codec::decode(&message.body).unwrap();
+                    let (theirs, bytes): (u64, Vec<u8>) =
+                        crate::wire::payload::Payload::from(message.body.clone()).decode().unwrap();
                     assert_eq!((theirs, checksum(&bytes)), (sum, sum), "{task:?} is torn");
                 }
                 (Verdict::Returned | Verdict::Cancelled { .. }, _) => {}

@@ -170,7 +170,8 @@ impl Context {
         self.about.depth
     }
 
-    /// How often this task was given to a worker, this time included.
+    /// Which attempt this is, counted from 1. At a later one an earlier attempt may have done a part of the work, or all of
+    /// it: see [`Pool::with_retries`](crate::Pool::with_retries).
     pub fn attempt(&self) -> u32 {
         self.about.attempt
     }

@@ -84,7 +84,7 @@ pub(crate) struct Report {
     pub(crate) pid: Option<u32>,
     /// The workers whose own pools it comes from, the root's first.
     pub(crate) path: Vec<WorkerId>,
-    /// How often the task was given to a worker.
+    /// How often the task was begun, or may have been.
     pub(crate) attempts: u32,
     pub(crate) may_have_run: bool,
     /// Position of the input in a `map`.
@@ -154,7 +154,7 @@ impl Error {
         self.kind() == ErrorKind::TimedOut
     }
 
-    /// Whether the task's code may have begun to run. `false` is a promise; `true` is a possibility.
+    /// Whether the task's code may have begun to run, in any attempt. `false` is a promise; `true` is a possibility.
     pub fn may_have_run(&self) -> bool {
         self.0.may_have_run
     }
@@ -164,7 +164,8 @@ impl Error {
         self.0.index
     }
 
-    /// How often the task was given to a worker.
+    /// How often the task's code was begun, or may have been: more than once only
+    /// [with retries](crate::Pool::with_retries).
     pub fn attempts(&self) -> u32 {
         self.0.attempts
     }

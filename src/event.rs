@@ -159,6 +159,8 @@ pub enum Leave {
     Closing,
     /// It had been sent `SIGTERM` over a task that would not stop, and survived that.
     Stopped,
+    /// A fresh one was wanted in its place, for a task that is tried again after it has died with its worker.
+    Replaced,
 }
 
 /// How well a pool is, from [`Pool::health`](crate::Pool::health). In words with [`Display`](fmt::Display).

@@ -120,40 +120,6 @@ fn an_idle_worker_that_is_killed_is_replaced_and_nobody_notices() {
 }
 
 #[test]
-fn no_task_runs_twice_and_each_has_one_outcome_under_random_kills() {
-    on_a_runtime(|| async {
-        let folder = Folder::new();
-        let path = folder.file("notes");
-        let pool = Pool::builder().workers(2).build().await.unwrap();
-        let runs: Vec<_> =
-            (0..300).map(|line| pool.run(Append { path: path.clone(), line, then_ms: 1 })).collect();
-        let killer = async {
-            for round in 0..10 {
-                until(|| notes(&path).len() >= 20 * round).await;
-                let workers = pool.stats().workers;
-                if let Some(pid) = workers[round % workers.len()].pid {
-                    // It may have just died of the round before.
-                    let _ = kill(NixPid::from_raw(pid as i32), Signal::SIGKILL);
-                }
-            }
-        };
-        let (outcomes, ()) = tokio::join!(join_all(runs), killer);
-        let mut lines: Vec<u64> = notes(&path).iter().map(|line| line.parse().unwrap()).collect();
-        lines.sort_unstable();
-        let began = lines.len();
-        lines.dedup();
-        assert_eq!(lines.len(), began, "a task ran twice");
-        for (line, outcome) in outcomes.into_iter().enumerate() {
-            let ran = lines.binary_search(&(line as u64)).is_ok();
-            match outcome {
-                Ok(answer) => assert!(ran && answer == line as u64),
-                Err(error) => assert!(error.is_crashed() && (error.may_have_run() || !ran), "{error:?}"),
-            }
-        }
-    });
-}
-
-#[test]
 fn children_of_a_worker_die_with_it() {
     on_a_runtime(|| async {
         let pool = Pool::builder().workers(1).build().await.unwrap();

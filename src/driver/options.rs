@@ -17,6 +17,7 @@ pub(crate) struct Options {
     pub(crate) lane: u32,
     pub(crate) priority: i8,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: u32,
     pub(crate) deadline: Option<Instant>,
     pub(crate) leash: Option<Arc<Leash>>,
     /// The task whose pool this is, if it is one inside a worker.
@@ -50,6 +51,7 @@ impl Options {
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             patient,
             timeout: self.timeout,
+            retries: self.retries,
             deadline: self.deadline.map(|at| at.saturating_duration_since(now)),
         }
     }

@@ -81,7 +81,8 @@ impl About {
 
 /// What the caller gets when its worker answered, but not with an output.
 pub(super) fn unanswered(about: About, verdict: Verdict) -> Error {
-    let may_have_run = !matches!(verdict, Verdict::UnknownTask | Verdict::BadInput { .. });
+    let ran = !matches!(verdict, Verdict::UnknownTask | Verdict::BadInput { .. });
+    let attempts = about.attempts.saturating_sub(u32::from(!ran));
     let error = match verdict {
         Verdict::Panicked { message, location } => {
             let place = location.map_or_else(String::new, |location| format!(" at {location}"));
@@ -107,7 +108,7 @@ pub(super) fn unanswered(about: About, verdict: Verdict) -> Error {
             about.error(ErrorKind::Cancelled, "it was cancelled")
         }
     };
-    error.with(|report| report.may_have_run = may_have_run)
+    error.with(|report| (report.attempts, report.may_have_run) = (attempts, attempts > 0))
 }
 
 /// The format has limits of its own; everybody meets the same few.
@@ -134,6 +135,10 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
         ErrorKind::Launch => about.add(start.cloned().unwrap_or_else(not_startable)),
         ErrorKind::Crashed if death.is_some_and(|death| death.ours) => {
             about.error(kind, "its worker closed its link and was killed")
+        }
+        ErrorKind::Crashed if about.attempts > 1 => {
+            let attempts = about.attempts;
+            about.error(kind, format!("its worker {}, at the last of {attempts} attempts", ended()))
         }
         ErrorKind::Crashed => about.error(kind, format!("its worker {}", ended())),
         ErrorKind::Collateral => about

@@ -84,6 +84,34 @@ impl Pool {
         })
     }
 
+    /// A view whose tasks are tried again, so many times, when their worker dies. Default: 0, which is at most once.
+    ///
+    /// A worker dies of a crash, of breaking the protocol, of not answering, or because another task on it had to be
+    /// stopped by force. Only that is retried: a panic, an output, an error, a timeout and a cancelled task are answers.
+    /// What the worker had not begun runs elsewhere in any case and does not count.
+    ///
+    /// A task that has died with its worker is tried again alone: on a worker that was started for it and runs nothing
+    /// else, so that it takes nobody with it a second time. Such a worker is started within the limits on restarting, so
+    /// tasks that keep crashing come to be tried more and more slowly. What had been done before the death is not undone:
+    /// tasks should stand being run twice ([`Context::attempt`](crate::Context::attempt) tells them). Setting it again
+    /// replaces it.
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Error, Pool, Task};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example(pool: Pool) -> Result<(), Error> {
+    /// match pool.with_retries(2).run(Square(12)).await {
+    ///     Err(error) if error.is_crashed() => println!("it has crashed {} workers", error.attempts()),
+    ///     other => println!("{}", other?),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn with_retries(&self, retries: u32) -> Self {
+        self.view(|options| options.retries = retries)
+    }
+
     /// A view whose tasks are all cancelled when this token is. Once it is, nothing more is sent. Setting it again replaces
     /// it for tasks that are submitted from then on.
     ///

@@ -39,7 +39,7 @@ impl Scheduler {
     /// Where a worker belongs among the lists.
     pub(super) fn level(&self, worker: &Worker) -> Option<u32> {
         let (slots, load) = (self.config.slots, worker.tasks.len());
-        if !worker.is_open() {
+        if !worker.is_open() || worker.alone {
             return None;
         }
         let Some(ahead) = load.checked_sub(slots) else { return Some(load) };
@@ -164,12 +164,13 @@ impl Scheduler {
         for &task in tasks {
             self.take_back(seat, task.index);
             let Some(task) = self.tasks.at_mut(task.index) else { continue };
-            let (index, ran, sent) = (task.id.index, task.ran, task.sent.take());
+            let sent = task.take(false);
+            let (index, ran) = (task.id.index, task.ran());
             match sent.and_then(|sent| sent.stop) {
                 Some(stop) => self.fail(index, stop.kind, Some(id), ran),
                 None if self.mode >= Mode::Closing => self.fail(index, ErrorKind::Closed, Some(id), ran),
                 None if planted!(self, ReturnLast) => self.queue.push(&mut self.tasks, index),
-                None => back.push(index),
+                None => self.give_back(index, &mut back),
             }
         }
         self.queue.put_back(&mut self.tasks, back);

@@ -89,7 +89,7 @@ impl Scheduler {
 
     /// Sends away who has nothing left to do, and says so when nobody is left.
     pub(super) fn wind_down(&mut self) {
-        if !matches!(self.mode, Mode::Draining | Mode::Closing) || !self.queue.is_empty() {
+        if !matches!(self.mode, Mode::Draining | Mode::Closing) || self.waits() {
             return;
         }
         while let Some(seat) = self.ready[0].first() {

@@ -15,14 +15,14 @@ const LEAST: Duration = Duration::from_nanos(1);
 impl Scheduler {
     /// Takes note of the limits of a new task.
     pub(super) fn limit(&mut self, index: u32, spec: &Spec) {
-        let Spec { timeout, deadline, .. } = *spec;
-        if timeout.is_none() && deadline.is_none() {
+        let Spec { timeout, deadline, retries, .. } = *spec;
+        if timeout.is_none() && deadline.is_none() && retries == 0 {
             return;
         }
         self.timed |= timeout.is_some();
         let deadline = deadline.map(|left| self.clock.wall().saturating_add(left));
         if let Some(task) = self.tasks.at_mut(index) {
-            task.limits = Some(Box::new(Limits { timeout, deadline }));
+            task.limits = Some(Box::new(Limits { timeout, deadline, retries }));
         }
         if let Some(at) = deadline {
             self.clock.expect(at, index);
@@ -43,7 +43,7 @@ impl Scheduler {
         if task.sent.is_some() {
             return self.stop(index, kind);
         }
-        let ran = task.ran;
+        let ran = task.ran();
         self.withdraw(index);
         self.fail(index, kind, None, ran);
     }

@@ -6,7 +6,7 @@
 //! ```text
 //!  task    Queued ── send ──▶ Sent ──▶ (Begun) ──▶ resolved, exactly once
 //!            │ ▲                │         │
-//!   cancel,  │ └──── lost ──────┤         ├─ lost ─────────▶ Crashed, or what the worker was killed for
+//!   cancel,  │ └──── lost ──────┤         ├─ lost ─ retry ─▶ tried again, Crashed, or what the worker was killed for
 //!   deadline ▼             stop ▼         ▼ stop: cancel, timeout, deadline
 //!         resolved            Stopping ── done ──▶ Cancelled, TimedOut, or the answer if that was faster
 //!                               └── climb: Cancel, grace, SIGTERM to the group, grace, SIGKILL ──▶ its lost path
@@ -30,6 +30,7 @@
 //! | `supervise` | the ladder, pings, limits, killing |
 //! | `staff` | launching, opening, losing, replacing workers |
 //! | `strength` | how well staffed the pool is, and telling when that changes |
+//! | `retry` | which tasks are tried again after a loss, and where |
 //! | `close` | shutdown, drain, abort |
 //! | `clock` | supervised time and alarms |
 //! | `sim`, `tests` | the simulator with its planted bugs; single rules by example |
@@ -40,8 +41,9 @@
 //!
 //! 1. Every submitted task is resolved exactly once, in bounded time after the cause; a late one is refused even after
 //!    `Closed`.
-//! 2. A task that had not begun when its worker was lost goes back to its place in its caller's queue. One that may have
-//!    begun is never sent again, and `may_have_run: false` is a promise.
+//! 2. A task that had not begun when its worker was lost goes back to its place in its caller's queue, and that attempt
+//!    does not count. One that may have begun is sent again only after the death of its worker, if it was not to stop, and
+//!    as often as its caller allowed. `may_have_run: false` is a promise.
 //! 3. A worker holds at most `slots` tasks; the emptiest open worker is served first; no task waits beside room.
 //! 4. Nothing is sent to a worker that has not opened, was told to go, got SIGTERM or SIGKILL, said `Bye` or hung up.
 //! 5. Of what waits the highest priority is sent first; within it callers take turns, and a caller's tasks are sent in
@@ -60,6 +62,8 @@
 //!     place gets one as soon as there is one, first come first served.
 //! 14. Whoever listens is told of each worker's opening and end once, and of every change of the pool's strength: it is
 //!     not full while a place is vacant, and full as soon as all have open workers.
+//! 15. A task that has died with its worker is tried again on a worker that nobody has used, ahead of all that waits, and
+//!     shares it with nobody. One that went with a worker which we ended for another task's sake goes back to the queue.
 
 #[macro_use]
 mod plant;
@@ -72,6 +76,7 @@ mod lanes;
 mod limits;
 mod places;
 mod queue;
+mod retry;
 mod scheduler;
 #[cfg(test)]
 mod sim;
@@ -151,6 +156,8 @@ pub(crate) struct Spec {
     pub(crate) timeout: Option<Duration>,
     /// After how long it is too late for it, waiting included. Time in which this process did not run counts.
     pub(crate) deadline: Option<Duration>,
+    /// How often it may be tried again when its worker dies.
+    pub(crate) retries: u32,
 }
 
 /// What happened.
@@ -275,6 +282,6 @@ pub(crate) enum End {
 pub(crate) enum Outcome {
     /// The answer that the driver holds in its hand.
     Answered,
-    /// An error. `worker`: who held it, or who failed to start last (`Launch`).
+    /// An error. `worker`: who held it, or who failed to start last (`Launch`). `attempts`: how many may have begun.
     Failed { kind: ErrorKind, worker: Option<WorkerId>, attempts: u32, may_have_run: bool },
 }

@@ -198,6 +198,7 @@ impl Scheduler {
     pub(super) fn withdraw(&mut self, index: u32) {
         match self.tasks.at(index).map(|task| task.stand) {
             Some(Stand::Inside) => self.queue.remove(&mut self.tasks, index),
+            Some(Stand::Alone) => self.alone.unlink(&mut self.tasks, index),
             Some(Stand::Reserved) => self.places.reserved.unlink(&mut self.tasks, index),
             Some(Stand::Asking | Stand::Outside) => self.places.line.unlink(&mut self.tasks, index),
             None => {}
@@ -207,9 +208,10 @@ impl Scheduler {
     /// Fails everything that waits, be it for a worker or for a place.
     pub(super) fn fail_queue(&mut self, kind: ErrorKind, worker: Option<WorkerId>) {
         while let Some(index) = self.queue.pop(&mut self.tasks, false) {
-            let ran = self.tasks.at(index).is_some_and(|task| task.ran);
+            let ran = self.tasks.at(index).is_some_and(Task::ran);
             self.fail(index, kind, worker, ran);
         }
+        self.fail_alone(kind, worker);
         while let Some(index) = self.places.line.pop_front(&mut self.tasks) {
             self.fail(index, kind, worker, false);
         }

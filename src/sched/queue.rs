@@ -128,10 +128,8 @@ pub(super) struct Task {
     pub(super) bytes: u32,
     /// Apart, since most tasks have none and all of them pass through the processor's cache.
     pub(super) limits: Option<Box<Limits>>,
-    /// How often it was sent.
+    /// How many attempts may have begun, the one under way included.
     pub(super) attempts: u32,
-    /// Whether an earlier attempt may have begun.
-    pub(super) ran: bool,
     /// `None`: queued.
     pub(super) sent: Option<Sent>,
 }
@@ -147,15 +145,19 @@ pub(super) enum Stand {
     Outside,
     /// It has come into the queue.
     Inside,
+    /// It has died with a worker, and waits for one that nobody has used.
+    Alone,
 }
 
-/// The time that a task is given.
+/// What a task is given: time, and further attempts.
 #[derive(Debug)]
 pub(super) struct Limits {
     /// How long an attempt may take.
     pub(super) timeout: Option<Time>,
     /// When it is too late for it, on the wall's clock.
     pub(super) deadline: Option<Time>,
+    /// How often it may be tried again.
+    pub(super) retries: u32,
 }
 
 /// A task that a worker holds.
@@ -206,7 +208,6 @@ impl Task {
             bytes,
             limits: None,
             attempts: 0,
-            ran: false,
             sent: None,
         }
     }
@@ -217,6 +218,18 @@ impl Task {
 
     pub(super) fn deadline(&self) -> Option<Time> {
         self.limits.as_ref()?.deadline
+    }
+
+    /// Whether an attempt may have begun; of a task that no worker holds.
+    pub(super) fn ran(&self) -> bool {
+        self.attempts > 0
+    }
+
+    /// Takes the task from its worker. An attempt that had not `begun` does not count.
+    pub(super) fn take(&mut self, begun: bool) -> Option<Sent> {
+        let sent = self.sent.take()?;
+        self.attempts -= u32::from(!begun);
+        Some(sent)
     }
 
     pub(super) fn is_on(&self, seat: u32) -> bool {

@@ -13,7 +13,7 @@ use crate::sched::close::Tally;
 use crate::sched::forecast::Forecast;
 use crate::sched::lanes::Queue;
 use crate::sched::places::Places;
-use crate::sched::queue::{List, Sent, Task, Tasks};
+use crate::sched::queue::{List, Sent, Stand, Task, Tasks};
 use crate::sched::staff::Staff;
 use crate::sched::supervise::WATCH;
 use crate::sched::worker::{Cause, Phase, Seat, Worker};
@@ -30,6 +30,8 @@ pub(crate) struct Scheduler {
     pub(super) queue: Queue,
     /// Those that wait for a place in the queue, and places that are kept free.
     pub(super) places: Places,
+    /// The tasks that wait to run alone.
+    pub(super) alone: List,
     pub(super) seats: Vec<Seat>,
     /// The seats whose worker can be given tasks, or asked for some back, by how much it has to do.
     pub(super) ready: Vec<List>,
@@ -71,6 +73,7 @@ impl Scheduler {
             tasks: Tasks::default(),
             queue: Queue::default(),
             places: Places::default(),
+            alone: List::default(),
             seats: (0..config.workers).map(|_| Seat::default()).collect(),
             ready: Self::levels(config.slots),
             forecast: Forecast::default(),
@@ -182,7 +185,7 @@ impl Scheduler {
         let Some(task) = self.tasks.get(id).filter(|&task| legal(task)) else {
             return self.doom(seat, Cause::Violation);
         };
-        let (ran, stop) = (task.ran, task.sent.as_ref().and_then(|sent| sent.stop.as_ref()));
+        let stop = task.sent.as_ref().and_then(|sent| sent.stop.as_ref());
         let kind = stop.map_or(ErrorKind::Cancelled, |stop| stop.kind);
         self.take_back(seat, id.index);
         match answer {
@@ -198,7 +201,11 @@ impl Scheduler {
             }
             Answer::Cancelled { began } => {
                 let worker = self.worker(seat).map(|worker| worker.id);
-                self.fail(id.index, kind, worker, began || ran);
+                let ran = self.tasks.at_mut(id.index).is_some_and(|task| {
+                    task.take(began);
+                    task.ran()
+                });
+                self.fail(id.index, kind, worker, ran);
             }
         }
         self.settle(seat);
@@ -206,6 +213,9 @@ impl Scheduler {
 
     /// Gives the tasks that are next to the emptiest workers.
     fn dispatch(&mut self) {
+        if !self.alone.is_empty() {
+            self.isolate();
+        }
         while !self.queue.is_empty() {
             let Some(seat) = self.roomy() else { return };
             let Some(index) = self.queue.pop(&mut self.tasks, planted!(self, StarveLane)) else { return };
@@ -213,7 +223,7 @@ impl Scheduler {
         }
     }
 
-    fn send(&mut self, index: u32, seat: u32) {
+    pub(super) fn send(&mut self, index: u32, seat: u32) {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let place = &mut self.seats[seat as usize];
         let (Some(worker), Some(task)) = (&mut place.worker, self.tasks.at_mut(index)) else { return };
@@ -224,6 +234,7 @@ impl Scheduler {
             (worker.heard, worker.pinged) = (now, false);
         }
         worker.sent += 1;
+        worker.alone = task.stand == Stand::Alone;
         task.attempts += 1;
         task.sent = Some(Sent {
             seat,
@@ -258,6 +269,7 @@ impl Scheduler {
                 .and_then(|task| task.sent.as_ref())
                 .map_or(Time::ZERO, |sent| sent.worth);
             worker.worth = worker.worth.saturating_sub(worth);
+            worker.alone = false;
             worker.tasks.unlink(&mut self.tasks, index);
         }
         self.forget_ladder(index);
@@ -271,6 +283,11 @@ impl Scheduler {
         {
             self.dismiss(seat, Leave::Stopped);
         }
+    }
+
+    /// Whether anything waits for a worker.
+    pub(super) fn waits(&self) -> bool {
+        !self.queue.is_empty() || !self.alone.is_empty()
     }
 
     /// Puts a seat among those with the same room, or among none. Of idle workers the one that was used last is used

@@ -122,10 +122,15 @@ impl Scheduler {
         let mut back = Vec::new();
         while let Some(index) = worker.tasks.pop_front(&mut self.tasks) {
             self.forget_ladder(index);
+            let rerun = planted!(self, RerunBegun);
             let Some(task) = self.tasks.at_mut(index) else { continue };
-            let Some(sent) = task.sent.take() else { continue };
-            let (ran, stop) = (task.ran, sent.stop.map(|stop| stop.kind));
-            if sent.sequence <= begun && !planted!(self, RerunBegun) {
+            let begun = task.sent.as_ref().is_some_and(|sent| sent.sequence <= begun && !rerun);
+            let Some(sent) = task.take(begun) else { continue };
+            let (ran, stop) = (task.ran(), sent.stop.map(|stop| stop.kind));
+            if begun && self.retry(index, stop, worker.blame(), &mut back) {
+                continue;
+            }
+            if begun {
                 self.fail(index, stop.unwrap_or_else(|| worker.blame()), Some(worker.id), true);
             } else if let Some(kind) = stop {
                 self.fail(index, kind, Some(worker.id), ran);
@@ -134,7 +139,7 @@ impl Scheduler {
             } else if planted!(self, RequeueLast) {
                 self.queue.push(&mut self.tasks, index);
             } else if !planted!(self, ForgetLost) {
-                back.push(index);
+                self.give_back(index, &mut back);
             }
         }
         let requeued = !back.is_empty();
@@ -143,7 +148,12 @@ impl Scheduler {
             self.act(Action::Tell(Notice::Gone { worker: worker.id, end: worker.end() }));
         }
         self.replace(seat, &worker, true);
-        if requeued && self.mode == Mode::Draining {
+        self.call_back_for_rest();
+    }
+
+    /// When draining, seats are filled only while something waits; now it may do so again.
+    pub(super) fn call_back_for_rest(&mut self) {
+        if self.mode == Mode::Draining && self.waits() {
             self.call_back();
         }
     }
@@ -183,6 +193,8 @@ impl Scheduler {
         }
         let wait = back_off(u32::MAX, self.staff.failures - PATIENCE + 2);
         self.clock.arm(Alarm::Probe, &mut self.staff.probe, wait);
+        // What waits for a fresh one would wait as long as this lasts, whoever else is open.
+        self.fail_alone(ErrorKind::Launch, Some(worker));
         if self.workers().any(Worker::is_open) {
             return;
         }
@@ -198,7 +210,7 @@ impl Scheduler {
     fn wants_workers(&self) -> bool {
         match self.mode {
             Mode::Running => true,
-            Mode::Draining => !self.queue.is_empty(),
+            Mode::Draining => self.waits(),
             Mode::Closing | Mode::Closed => false,
         }
     }

@@ -78,7 +78,7 @@ impl Scheduler {
         let now = self.clock.at(now);
         let workers: Vec<_> = self.seats.iter().filter_map(|seat| self.worker_stats(seat, now)).collect();
         Stats {
-            queued: self.queue.len() as usize,
+            queued: (self.queue.len() + self.alone.len()) as usize,
             queued_bytes: self.queue.bytes(),
             in_flight: workers.iter().map(|worker| worker.tasks.len() + worker.ahead).sum(),
             wanted: self.seats.len(),

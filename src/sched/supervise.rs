@@ -241,16 +241,23 @@ impl Scheduler {
     fn abandon(&mut self, seat: u32) {
         let Some(mut worker) = self.vacate(seat) else { return };
         self.act(Action::Abandon { worker: worker.id });
+        let mut back = Vec::new();
         while let Some(index) = worker.tasks.pop_front(&mut self.tasks) {
             self.forget_ladder(index);
-            self.fail(index, ErrorKind::Unresponsive, Some(worker.id), true);
+            let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.take(true)) else { continue };
+            let stop = sent.stop.map(|stop| stop.kind);
+            if !self.retry(index, stop, worker.blame(), &mut back) {
+                self.fail(index, ErrorKind::Unresponsive, Some(worker.id), true);
+            }
         }
+        self.queue.put_back(&mut self.tasks, back);
         let end = match worker.end() {
             End::Lost(_) => End::Lost(ErrorKind::Unresponsive),
             end => end,
         };
         self.act(Action::Tell(Notice::Gone { worker: worker.id, end }));
         self.replace(seat, &worker, false);
+        self.call_back_for_rest();
     }
 
     pub(super) fn limit_phase(&mut self, seat: u32, limit: Duration) {

@@ -89,6 +89,8 @@ pub(super) struct Worker {
     pub(super) terminated: bool,
     /// How many tasks it finished.
     pub(super) finished: u64,
+    /// Whether it runs a task that shares it with nobody.
+    pub(super) alone: bool,
 }
 
 /// Where a worker is in its life. Each but `Open` has a limit.
@@ -141,6 +143,7 @@ impl Worker {
             opened: None,
             terminated: false,
             finished: 0,
+            alone: false,
         }
     }
 
@@ -173,10 +176,11 @@ impl Worker {
     pub(super) fn blame(&self) -> ErrorKind {
         match self.phase {
             Phase::Doomed(Cause::Violation) => ErrorKind::Protocol,
-            Phase::Doomed(Cause::Silence) => ErrorKind::Unresponsive,
             Phase::Doomed(Cause::Closing) => ErrorKind::Closed,
-            Phase::Doomed(Cause::Ladder) => ErrorKind::Collateral,
+            // Whatever came after that signal was our doing.
             _ if self.terminated => ErrorKind::Collateral,
+            Phase::Doomed(Cause::Silence) => ErrorKind::Unresponsive,
+            Phase::Doomed(Cause::Ladder) => ErrorKind::Collateral,
             _ => ErrorKind::Crashed,
         }
     }

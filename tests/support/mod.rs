@@ -23,6 +23,7 @@ pub(crate) fn worker() -> Worker {
         .task::<Wait>()
         .task::<Block>()
         .task::<Die>()
+        .task::<DieUntil>()
         .task::<Panic>()
         .task::<Append>()
         .task::<Reply>()
@@ -158,6 +159,22 @@ impl Task for Die {
                 std::hint::black_box(overflow(1));
             }
         }
+    }
+}
+
+/// Takes its worker with it until this attempt, and tells which it is.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DieUntil(pub u32);
+
+impl Task for DieUntil {
+    const NAME: &'static str = "die-until";
+    type Output = u32;
+
+    async fn run(self, cx: Context) -> u32 {
+        if cx.attempt() < self.0 {
+            std::process::exit(1);
+        }
+        cx.attempt()
     }
 }
 

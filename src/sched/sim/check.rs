@@ -71,11 +71,13 @@ impl Scheduler {
         ensure!(bytes == self.queue.bytes(), "the queue's bytes");
         let held: u32 = self.workers().map(|worker| worker.tasks.len()).sum();
         let (line, reserved) = (self.places.line, self.places.reserved);
-        let listed = queued.len() as u32 + held + line.len() + reserved.len();
+        let listed = queued.len() as u32 + held + line.len() + reserved.len() + self.alone.len();
         ensure!(listed as usize == self.tasks.count(), "a task is in no list");
         let stands = |list: List| list.iter(&self.tasks).filter_map(|task| Some(self.tasks.at(task)?.stand));
         let outside = |stand| matches!(stand, Stand::Asking | Stand::Outside);
         ensure!(stands(line).all(outside), "the line is out of line");
+        ensure!(stands(self.alone).all(|stand| stand == Stand::Alone), "a task waits alone that need not");
+        ensure!(self.alone.is_empty() || self.mode < Mode::Closing, "closing, yet tasks wait to run alone");
         ensure!(stands(reserved).all(|stand| stand == Stand::Reserved), "a place is kept for nothing");
         ensure!(queued.is_empty() || self.mode < Mode::Closing, "closing, yet tasks wait");
         ensure!(queued.is_empty() || self.roomy().is_none(), "tasks wait beside room");
@@ -96,6 +98,9 @@ impl Scheduler {
         ensure!(worker.tasks.len() <= most, "{:?} holds too much", worker.id);
         let held = || worker.tasks.iter(&self.tasks).filter_map(|task| self.tasks.at(task)?.sent.as_ref());
         ensure!(held().map(|sent| sent.worth).sum::<Time>() == worker.worth, "the worth of {:?}", worker.id);
+        let stands = || worker.tasks.iter(&self.tasks).filter_map(|task| Some(self.tasks.at(task)?.stand));
+        let alone = stands().any(|stand| stand == Stand::Alone);
+        ensure!(alone == worker.alone && (!alone || worker.tasks.len() == 1), "{:?} is shared", worker.id);
         let asked = held().any(|sent| sent.recalled);
         ensure!(worker.recalls > 0 || !asked, "{:?} was asked for something, yet not", worker.id);
         ensure!(seat.due.is_some() == (worker.phase != Phase::Open), "{:?} has no limit", worker.id);
@@ -130,7 +135,7 @@ impl Scheduler {
             let waits = seat.launches > 0 && seat.worker.is_none() && seat.due.is_none();
             ensure!(self.mode != Mode::Running || probing || !waits, "seat {index} is forgotten");
         }
-        let draining = self.mode == Mode::Draining && !self.queue.is_empty();
+        let draining = self.mode == Mode::Draining && self.waits();
         let coming = self.seats.iter().any(|seat| seat.due.is_some() || seat.launches == 0)
             || self.workers().count() > 0;
         ensure!(!draining || hope || coming, "draining for ever");

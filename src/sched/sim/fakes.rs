@@ -110,7 +110,9 @@ impl World {
         };
         let begin = self.rng.pick(&[1, 2, 200]);
         let faulty = !self.calm && !self.plan.faults.is_empty() && self.rng.percent(self.plan.faulty);
-        let fault = faulty.then(|| self.rng.pick(&self.plan.faults));
+        let poison = !self.calm && self.plan.poison && self.model.tasks[&task].spec.kind == 2;
+        let fate = poison.then_some(Fault::Die);
+        let fault = faulty.then(|| self.rng.pick(&self.plan.faults)).or(fate);
         if fault == Some(Fault::Die) && self.rng.percent(40) {
             return self.soon(2, worker, Deed::Die);
         }

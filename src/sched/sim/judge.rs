@@ -46,13 +46,15 @@ impl Model {
                 Ok(())
             }
             Action::Drain { worker } => {
+                let isolates = !self.alone().is_empty();
                 let known = self.workers.get_mut(&worker).ok_or("a stranger is drained")?;
                 ensure!(
                     known.held.is_empty() && known.opened.is_some() && !known.drained,
                     "{worker:?} is drained"
                 );
-                ensure!(self.closing.is_some() || known.terminated, "{worker:?} is drained for nothing");
-                known.drained = true;
+                let reason = self.closing.is_some() || known.terminated || isolates;
+                ensure!(reason, "{worker:?} is drained for nothing");
+                (known.drained, known.replaced) = (true, isolates);
                 Ok(())
             }
             Action::Ping { worker } => {
@@ -136,6 +138,7 @@ impl Model {
             recalls: 0,
             unfair: None,
             useful: false,
+            alone: false,
             ready: false,
             opened: None,
             announced: false,
@@ -144,6 +147,7 @@ impl Model {
             hung: false,
             violated: false,
             drained: false,
+            replaced: false,
             terminated: false,
             killed: None,
             guilty: false,
@@ -154,7 +158,10 @@ impl Model {
     }
 
     fn run(&mut self, worker: WorkerId, task: TaskId, attempt: u32) -> Checked {
-        self.is_next(task)?;
+        let alone = matches!(self.tasks.get(&task), Some(Record { state: State::Alone, .. }));
+        if !alone {
+            self.is_next(task)?;
+        }
         let since = self.since();
         let slots = self.config.slots as usize;
         let least =
@@ -164,8 +171,10 @@ impl Model {
         ensure!(known.takes_tasks(), "{worker:?} gets {task:?}");
         let load = known.held.len();
         ensure!(load < slots + self.config.ahead as usize, "{worker:?} gets too much");
+        ensure!(!alone || known.sent == 0, "{task:?} is to run alone, and {worker:?} was used");
+        known.alone = alone;
         ensure!(
-            Some(load) == least || least >= Some(slots),
+            alone || Some(load) == least || least >= Some(slots),
             "{worker:?} gets {task:?}, another has more room"
         );
         ensure!(load < slots || !risky, "{worker:?} is sent {task:?} behind one that is to stop");
@@ -184,7 +193,8 @@ impl Model {
             told: false,
             recalled: false,
         };
-        ensure!(!record.begun, "{task:?} is begun again");
+        let again = std::mem::take(&mut record.again);
+        ensure!(!record.begun || again, "{task:?} is begun again");
         record.attempts += 1;
         ensure!(record.attempts == attempt, "{task:?} is on attempt {}, not {attempt}", record.attempts);
         self.waiting.remove(&(record.order, task));
@@ -281,7 +291,7 @@ impl Model {
 
     /// Whether starting workers may have been given up.
     pub(super) fn is_hopeless(&self) -> bool {
-        self.failures >= 3 && self.workers.values().all(|it| it.opened.is_some() && !it.takes_tasks())
+        self.failures >= 3 && self.workers.values().all(|it| it.opened.is_some() && !it.is_open())
     }
 
     fn resolve(&mut self, task: TaskId, outcome: Outcome) -> Checked {
@@ -295,14 +305,15 @@ impl Model {
                     record.attempts
                 );
                 ensure!(may_have_run || !record.begun, "{task:?} has begun: {outcome:?}");
+                ensure!(may_have_run == (attempts > 0), "{task:?} has run, or not: {outcome:?}");
                 Some(kind)
             }
         };
         match &record.state {
             State::Must(kinds) => ensure!(kinds.contains(&kind), "{task:?}: {kinds:?}, not {outcome:?}"),
-            State::Outside { .. } | State::Reserved | State::Waiting => {
+            State::Outside { .. } | State::Reserved | State::Waiting | State::Alone => {
                 let launch = kind == Some(ErrorKind::Launch) && self.is_hopeless();
-                let late = kind == Some(ErrorKind::TimedOut) && record.doubtful;
+                let late = kind.is_some_and(|kind| record.doubts.contains(&kind));
                 ensure!(launch || late, "{task:?}, which waits, is resolved: {outcome:?}");
             }
             State::On(_) => return Err(format!("{task:?}, which runs, is resolved: {outcome:?}")),
@@ -311,7 +322,8 @@ impl Model {
         if self.closing.is_some() && !record.late {
             self.news.count(outcome);
         }
-        self.news.hopeless |= kind == Some(ErrorKind::Launch);
+        // What is to run alone may be given up while others are open.
+        self.news.hopeless |= kind == Some(ErrorKind::Launch) && !record.suspect;
         self.waiting.remove(&(order, task));
         self.line.retain(|other| *other != task);
         self.reserved.remove(&task);
@@ -327,8 +339,9 @@ impl Model {
         self.are_in_time()?;
         self.is_line_served()?;
         self.is_told_all()?;
+        self.is_somebody_fresh()?;
         self.end_turns();
-        self.tasks.values_mut().for_each(|record| record.doubtful = false);
+        self.tasks.values_mut().for_each(|record| record.doubts.clear());
         let ladder = self.config.cancel_grace + self.config.term_grace + SECOND + SLACK;
         for (task, record) in &self.tasks {
             match &record.state {

@@ -24,8 +24,19 @@ impl Model {
         let deadline = spec.deadline.map(|left| self.now + left);
         let state = State::Outside { asks };
         let late = self.closing.is_some();
-        let record =
-            Record { order: 0, spec, deadline, attempts: 0, begun: false, doubtful: false, late, state };
+        let record = Record {
+            order: 0,
+            spec,
+            deadline,
+            attempts: 0,
+            begun: false,
+            retries: spec.retries,
+            again: false,
+            suspect: false,
+            doubts: Vec::new(),
+            late,
+            state,
+        };
         let bytes = if asks { NOMINAL } else { spec.bytes.into() };
         let place = self.line.is_empty() && self.has_place(bytes);
         self.tasks.insert(task, record);

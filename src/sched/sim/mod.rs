@@ -8,6 +8,8 @@
 //!  fakes ── workers, good and bad            time  ── when a task's time is over
 //!                                            line  ── how full the queue is, and who waits before it
 //!                                            notices ── what those who listen must be told
+//!                                            again ── who is tried again, and where
+//!                                            seats ── what became of those who have gone
 //!                                            check ── what the tables must agree on
 //! ```
 //!
@@ -15,6 +17,7 @@
 //! again and prints every input and action; `PROCPOOL_FULL=1` takes four times as many seeds, 2 twice that, and so on;
 //! `PROCPOOL_PLANT=… cargo test --lib sched::sim::planted -- --nocapture` shows one planted bug being caught.
 
+mod again;
 mod check;
 mod fakes;
 mod judge;
@@ -24,6 +27,7 @@ mod notices;
 mod order;
 mod plan;
 mod rng;
+mod seats;
 mod time;
 mod world;
 
@@ -90,9 +94,19 @@ pub(in crate::sched) enum Bug {
     HideLoss,
     /// Recovery is not told.
     StayWeak,
+    /// Retries are not counted.
+    RetryForever,
+    /// What was to stop is tried again.
+    RetryStopped,
+    /// What has died with its worker is tried again among the others.
+    TrustSuspect,
+    /// What is to run alone is sent to whoever is open.
+    ReuseWorker,
+    /// Nobody sees to it that there will be another fresh worker.
+    ForgetAlone,
 }
 
-const BUGS: [(&str, Bug); 21] = [
+const BUGS: [(&str, Bug); 26] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -114,6 +128,11 @@ const BUGS: [(&str, Bug); 21] = [
     ("forget-line", Bug::ForgetLine),
     ("hide-loss", Bug::HideLoss),
     ("stay-weak", Bug::StayWeak),
+    ("retry-forever", Bug::RetryForever),
+    ("retry-stopped", Bug::RetryStopped),
+    ("trust-suspect", Bug::TrustSuspect),
+    ("reuse-worker", Bug::ReuseWorker),
+    ("forget-alone", Bug::ForgetAlone),
 ];
 
 /// How many fixed seeds, and how many that change with every commit.

@@ -10,8 +10,6 @@ use crate::error::ErrorKind;
 use crate::id::{TaskId, WorkerId};
 use crate::sched::{Answer, Config, Input, Spec};
 
-const SECOND: Duration = Duration::from_secs(1);
-
 pub(super) struct Model {
     pub(super) config: Config,
     pub(super) now: Duration,
@@ -46,8 +44,13 @@ pub(super) struct Record {
     pub(super) attempts: u32,
     /// Whether any attempt may have begun.
     pub(super) begun: bool,
-    /// Whether its timeout may have been over, unseen, when it was sent back.
-    pub(super) doubtful: bool,
+    /// How often it may still be tried again, and whether it may be now.
+    pub(super) retries: u32,
+    pub(super) again: bool,
+    /// Whether it has died with a worker.
+    pub(super) suspect: bool,
+    /// What it may resolve to because its timeout may have been over, unseen, when it was sent back.
+    pub(super) doubts: Vec<ErrorKind>,
     /// Whether it came after the pool was told to end.
     pub(super) late: bool,
     pub(super) state: State,
@@ -61,6 +64,8 @@ pub(super) enum State {
     /// A place in the queue is kept for it.
     Reserved,
     Waiting,
+    /// For a worker of its own.
+    Alone,
     On(Held),
     /// Has to be resolved before the call is over, to one of these; `None` is an answer.
     Must(Vec<Option<ErrorKind>>),
@@ -103,6 +108,8 @@ pub(super) struct Known {
     pub(super) recalls: u32,
     /// Whether it has finished a task.
     pub(super) useful: bool,
+    /// Whether it was given a task that shares it with nobody, and still holds it.
+    pub(super) alone: bool,
     /// Since when something waits here beside an idle worker.
     pub(super) unfair: Option<Since>,
     pub(super) ready: bool,
@@ -114,6 +121,8 @@ pub(super) struct Known {
     pub(super) hung: bool,
     pub(super) violated: bool,
     pub(super) drained: bool,
+    /// Whether it was so for a task that is to run alone, perhaps.
+    pub(super) replaced: bool,
     pub(super) terminated: bool,
     pub(super) killed: Option<Duration>,
     /// Whether it has done, or left undone, what a worker may be killed for.
@@ -253,6 +262,7 @@ impl Model {
         answer: Answer,
     ) {
         let unreachable = !known.is_reachable() && self.is_out_of_time(Duration::ZERO);
+        let began = answer != Answer::Cancelled { began: false };
         match self.tasks.get_mut(&task) {
             Some(Record { attempts, begun, state: State::On(held), .. })
                 if held.worker == worker && *attempts == attempt =>
@@ -260,7 +270,9 @@ impl Model {
                 let kind = held.stop.map_or(ErrorKind::Cancelled, |(kind, _)| kind);
                 let unseen = held.unseen(self.now);
                 known.held.retain(|&held| held != task);
-                *begun |= answer != Answer::Cancelled { began: false };
+                known.alone = false;
+                *begun |= began;
+                *attempts -= u32::from(!began);
                 known.useful |= answer == Answer::Finished;
                 let mut kinds = vec![Some(kind)];
                 kinds.extend(unreachable.then_some(Some(ErrorKind::Closed)));
@@ -290,6 +302,7 @@ impl Model {
             known.held.retain(|&held| held != task);
             let Some(record) = self.tasks.get_mut(&task) else { continue };
             let State::On(held) = &record.state else { continue };
+            record.attempts -= 1;
             match held.stop {
                 Some((kind, _)) => self.demand(task, &[Some(kind)]),
                 None if shut => self.demand(task, &[Some(ErrorKind::Closed)]),
@@ -306,6 +319,11 @@ impl Model {
     /// A task that was sent in vain goes back to its place.
     fn wait_again(&mut self, task: TaskId) {
         let Some(record) = self.tasks.get_mut(&task) else { return };
+        record.again = true;
+        if record.suspect {
+            record.state = State::Alone;
+            return;
+        }
         record.state = State::Waiting;
         self.waiting.insert((record.order, task));
         self.turns.forgive(record.spec);
@@ -325,7 +343,7 @@ impl Model {
         self.call_in();
         if shut {
             let waiting: Vec<_> = self.waiting.iter().map(|&(_, task)| task).collect();
-            for task in waiting.into_iter().chain(self.line.clone()) {
+            for task in waiting.into_iter().chain(self.line.clone()).chain(self.alone()) {
                 self.demand(task, &[Some(ErrorKind::Closed)]);
             }
         }
@@ -365,12 +383,22 @@ impl Model {
             let quiet = begun.is_some() && (held.stop.is_some() || !known.is_reachable());
             let unseen = held.unseen(self.now).filter(|_| quiet).map(Some);
             record.begun |= ran;
+            record.attempts -= u32::from(!ran);
+            if ran && !shut && held.stop.is_none() && record.retries > 0 {
+                if held.unseen(self.now).is_some() {
+                    record.doubts = vec![ErrorKind::TimedOut, ErrorKind::Unresponsive];
+                }
+                record.retries -= 1;
+                record.suspect |= !known.terminated || known.violated;
+                self.wait_again(task);
+                continue;
+            }
             let mut kinds = match stop {
                 Some(kind) => vec![Some(kind)],
                 None if ran => blames.clone(),
                 None if shut => vec![Some(ErrorKind::Closed)],
                 None => {
-                    record.doubtful = unseen.is_some();
+                    record.doubts.extend(unseen.flatten());
                     self.wait_again(task);
                     continue;
                 }
@@ -383,36 +411,6 @@ impl Model {
         self.ended(worker, &known, blames.into_iter().flatten().collect());
         self.vacated(worker, &known, begun.is_some());
     }
-
-    fn vacated(&mut self, worker: WorkerId, known: &Known, gone: bool) {
-        let past = self.seats.entry(worker.index).or_default();
-        past.lost = self.now;
-        past.free = gone && known.opened.is_some() && (known.terminated || known.drained) && !known.violated;
-        self.free += u64::from(past.free);
-        if !past.free {
-            if known.useful || known.opened.is_some_and(|opened| self.now - opened >= 10 * SECOND) {
-                past.failures = 0;
-            }
-            past.failures += 1;
-        }
-        if known.opened.is_none() {
-            self.failures += 1;
-            if self.failures >= 3 {
-                self.probing = Some(self.now);
-                self.despair();
-            }
-        }
-    }
-
-    /// One start too many has failed: what waits has to be given up, unless somebody can still take it.
-    fn despair(&mut self) {
-        if !self.workers.values().any(|known| known.opened.is_none() || known.takes_tasks()) {
-            let waiting: Vec<_> = self.waiting.iter().map(|&(_, task)| task).collect();
-            for task in waiting.into_iter().chain(self.line.clone()) {
-                self.demand(task, &[Some(ErrorKind::Launch)]);
-            }
-        }
-    }
 }
 
 impl Known {
@@ -421,7 +419,12 @@ impl Known {
         !self.parted && !self.hung && self.killed.is_none()
     }
 
+    /// Whether others than a task that it shares with nobody can be sent to it.
     pub(super) fn takes_tasks(&self) -> bool {
+        self.is_open() && !self.alone
+    }
+
+    pub(super) fn is_open(&self) -> bool {
         let leaving = self.violated || self.drained || self.terminated;
         self.opened.is_some() && !leaving && self.is_reachable()
     }

@@ -54,6 +54,7 @@ impl Model {
             Some(_) if known.drained => {
                 let mut ends = vec![];
                 ends.extend(known.terminated.then_some(left(Leave::Stopped)));
+                ends.extend(known.replaced.then_some(left(Leave::Replaced)));
                 ends.extend(closing.map(|_| left(Leave::Closing)));
                 ends
             }
@@ -88,7 +89,7 @@ impl Model {
                 let places = self.config.workers as usize;
                 let short = self.workers.len() < places || self.failures >= 3;
                 let opened = self.workers.values().filter(|known| known.opened.is_some()).count();
-                let takes = self.workers.values().any(Known::takes_tasks);
+                let takes = self.workers.values().any(Known::is_open);
                 let right = match strength {
                     Strength::Full => opened >= places && self.failures < 3,
                     Strength::Weak => short || self.news.strength() == Strength::None && takes,
@@ -115,7 +116,7 @@ impl Model {
         let (strength, places) = (self.news.strength(), self.config.workers as usize);
         ensure!(!hopeless || strength == Strength::None, "tasks are refused, yet it is {strength:?}");
         ensure!(strength != Strength::Full || self.workers.len() >= places, "it is short of workers, untold");
-        let open = self.workers.values().filter(|known| known.takes_tasks()).count();
+        let open = self.workers.values().filter(|known| known.is_open()).count();
         ensure!(strength == Strength::Full || open < places, "all are open, yet it is {strength:?}");
         ensure!(strength != Strength::None || open == 0, "somebody is open, yet it is {strength:?}");
         Ok(())

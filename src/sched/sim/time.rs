@@ -36,7 +36,9 @@ impl Model {
         let mut waiting = Vec::new();
         for (task, record) in self.tasks.iter_mut().filter(|(_, record)| late(record.deadline)) {
             match &mut record.state {
-                State::Outside { .. } | State::Reserved | State::Waiting => waiting.push(*task),
+                State::Outside { .. } | State::Reserved | State::Waiting | State::Alone => {
+                    waiting.push(*task);
+                }
                 State::On(held) => _ = held.stop.get_or_insert((ErrorKind::TimedOut, since)),
                 State::Must(_) => {}
             }

@@ -225,6 +225,7 @@ impl World {
             lane: self.rng.within(0..self.plan.lanes) as u32,
             priority: self.rng.pick(self.plan.priorities),
             bytes: self.rng.within(0..self.plan.bytes) as u32,
+            retries: self.rng.within(0..self.plan.retries + 1) as u32,
             patient: self.rng.percent(self.plan.patient),
             timeout,
             // Some come too late.

@@ -60,7 +60,7 @@ fn an_idle_worker_gets_what_waits_behind_a_slow_one() {
     done(&mut pool, two, 4, 50 * MS);
     pool.wants(&[answered(2), answered(4), Action::Recall { worker: one, tasks: vec![task(3)] }]);
     pool.put(Input::Recalled { worker: one, tasks: vec![task(3)] });
-    pool.wants(&[run(3, two, 2)]);
+    pool.wants(&[run(3, two, 1)]);
     // It had begun the task after all.
     pool.submit([5]);
     done(&mut pool, two, 3, 50 * MS);
@@ -99,7 +99,7 @@ fn nothing_waits_behind_a_task_that_is_to_stop() {
     pool.wants(&[]);
     let answer = Answer::Cancelled { began: true };
     pool.put(Input::Done { worker: one, task: task(1), attempt: 1, answer, used: MS });
-    pool.wants(&[super::failed(1, ErrorKind::Cancelled, Some(one), 1, true), run(2, one, 2), run(3, one, 1)]);
+    pool.wants(&[super::failed(1, ErrorKind::Cancelled, Some(one), 1, true), run(2, one, 1), run(3, one, 1)]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod places;
+mod retry;
 mod speed;
 mod staff;
 mod tasks;

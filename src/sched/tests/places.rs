@@ -106,8 +106,8 @@ fn what_comes_back_is_let_in_and_the_line_waits_for_it() {
     reserve(&mut pool, 3);
     pool.lost(one, 0);
     pool.opens(worker(2, 0));
-    pool.wants(&[run(1, one, 1), Action::Launch { worker: worker(2, 0) }, run(1, worker(2, 0), 2)]);
-    pool.done(1, worker(2, 0), 2);
+    pool.wants(&[run(1, one, 1), Action::Launch { worker: worker(2, 0) }, run(1, worker(2, 0), 1)]);
+    pool.done(1, worker(2, 0), 1);
     pool.wants(&[answered(1), run(2, worker(2, 0), 1), grant(3)]);
 }
 

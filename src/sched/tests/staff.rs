@@ -149,9 +149,9 @@ fn drain_finishes_what_waits_and_what_comes_back() {
     pool.lost(one, 0);
     pool.wants(&[Action::Launch { worker: worker(3, 0) }, Action::Launch { worker: worker(4, 1) }]);
     pool.opens(worker(3, 0));
-    pool.done(1, worker(3, 0), 2);
+    pool.done(1, worker(3, 0), 1);
     pool.wants(&[
-        run(1, worker(3, 0), 2),
+        run(1, worker(3, 0), 1),
         answered(1),
         Action::Drain { worker: worker(3, 0) },
         Action::Kill { worker: worker(4, 1) },

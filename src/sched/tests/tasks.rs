@@ -25,7 +25,7 @@ fn a_lost_task_that_had_not_begun_goes_back_to_its_place() {
     pool.lost(one, 1);
     pool.wants(&[failed(1, Crashed, Some(one), 1, true), Action::Launch { worker: worker(3, 0) }]);
     pool.done(3, two, 1);
-    pool.wants(&[answered(3), run(4, two, 2)]);
+    pool.wants(&[answered(3), run(4, two, 1)]);
     pool.done(2, two, 1);
     pool.wants(&[answered(2), run(5, two, 1)]);
 }
@@ -114,7 +114,7 @@ fn an_answer_that_races_a_cancel_is_delivered_and_a_cancelled_one_says_whether_i
         answer: Answer::Cancelled { began: false },
         used: Duration::ZERO,
     });
-    pool.wants(&[failed(2, Cancelled, Some(one), 1, false)]);
+    pool.wants(&[failed(2, Cancelled, Some(one), 0, false)]);
     pool.pass(60_000 * MS);
     pool.wants(&[]);
 }
@@ -135,7 +135,7 @@ fn neighbours_of_a_task_that_does_not_stop_are_collateral_or_go_back() {
         Action::Launch { worker: worker(2, 0) },
     ]);
     pool.opens(worker(2, 0));
-    pool.wants(&[run(3, worker(2, 0), 2), run(4, worker(2, 0), 1)]);
+    pool.wants(&[run(3, worker(2, 0), 1), run(4, worker(2, 0), 1)]);
 }
 
 #[test]

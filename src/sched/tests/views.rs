@@ -46,7 +46,7 @@ fn what_was_sent_ahead_makes_way_for_a_higher_priority() {
     submit(&mut pool, 5, Spec { priority: 1, ..Spec::default() });
     pool.put(Input::Recalled { worker: one, tasks: vec![task(2)] });
     pool.wants(&[run(4, one, 1)]);
-    for (before, next, attempt) in [(1, 5, 1), (4, 2, 2), (5, 3, 1)] {
+    for (before, next, attempt) in [(1, 5, 1), (4, 2, 1), (5, 3, 1)] {
         let (task, used) = (task(before), 50 * MS);
         pool.put(Input::Done { worker: one, task, attempt: 1, answer: Answer::Finished, used });
         pool.wants(&[answered(before), run(next, one, attempt)]);
@@ -132,7 +132,7 @@ fn a_deadline_reaches_what_was_sent_ahead_and_did_not_run() {
     pool.pass(10 * MS);
     pool.wants(&[cancel(2)]);
     stopped(&mut pool, 2, false);
-    pool.wants(&[failed(2, TimedOut, Some(worker(1, 0)), 1, false)]);
+    pool.wants(&[failed(2, TimedOut, Some(worker(1, 0)), 0, false)]);
 }
 
 #[test]

@@ -1,0 +1,26 @@
+//! Who is tried again, and where: the bystander's idea of retries.
+
+use super::model::{Model, State};
+use super::{Checked, ensure};
+use crate::id::TaskId;
+
+impl Model {
+    /// What waits for a worker of its own.
+    pub(super) fn alone(&self) -> Vec<TaskId> {
+        let alone = self.tasks.iter().filter(|(_, record)| matches!(record.state, State::Alone));
+        alone.map(|(&task, _)| task).collect()
+    }
+
+    /// Whoever waits for a worker of its own gets one if it is there; otherwise there has to be a seat that may come to
+    /// have one.
+    pub(super) fn is_somebody_fresh(&self) -> Checked {
+        let Some(&task) = self.alone().first() else { return Ok(()) };
+        let mut used = 0;
+        for (worker, known) in self.workers.iter().filter(|(_, known)| known.takes_tasks()) {
+            ensure!(known.sent > 0, "{task:?} waits for a fresh worker, and {worker:?} is one");
+            used += 1;
+        }
+        ensure!(used < self.config.workers, "{task:?} waits for a fresh worker, and none is to come");
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! What became of the seats whose workers have gone: the bystander's idea of failures, and of when there is no hope.
+
+use std::time::Duration;
+
+use super::model::{Known, Model};
+use crate::error::ErrorKind;
+use crate::id::WorkerId;
+
+/// How long a worker has to be open for its seat's past to be forgotten.
+const HEALTHY: Duration = Duration::from_secs(10);
+
+impl Model {
+    pub(super) fn vacated(&mut self, worker: WorkerId, known: &Known, gone: bool) {
+        let past = self.seats.entry(worker.index).or_default();
+        past.lost = self.now;
+        // One that was told to go and would not is no better than one that crashed.
+        let went = known.terminated || known.drained && known.killed.is_none();
+        past.free = gone && known.opened.is_some() && went && !known.violated;
+        self.free += u64::from(past.free);
+        if !past.free {
+            if known.useful || known.opened.is_some_and(|opened| self.now - opened >= HEALTHY) {
+                past.failures = 0;
+            }
+            past.failures += 1;
+        }
+        if known.opened.is_none() {
+            self.failures += 1;
+            if self.failures >= 3 {
+                self.probing = Some(self.now);
+                self.despair();
+            }
+        }
+    }
+
+    /// One start too many has failed: what waits has to be given up, unless somebody can still take it.
+    fn despair(&mut self) {
+        if !self.workers.values().any(|known| known.opened.is_none()) {
+            for task in self.alone() {
+                self.demand(task, &[Some(ErrorKind::Launch)]);
+            }
+        }
+        if !self.workers.values().any(|known| known.opened.is_none() || known.is_open()) {
+            let waiting: Vec<_> = self.waiting.iter().map(|&(_, task)| task).collect();
+            for task in waiting.into_iter().chain(self.line.clone()) {
+                self.demand(task, &[Some(ErrorKind::Launch)]);
+            }
+        }
+    }
+}

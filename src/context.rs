@@ -1,16 +1,18 @@
 //! What a running task can ask: whether it is to stop, its deadline, its worker's states, who and where it is. It cannot reach the pool or
 //! the link.
 
+mod slot;
+
 use std::any::type_name;
 use std::ffi::OsStr;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{self, Arc};
 use std::time::Instant;
 
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::slot::Slot;
 use crate::id::{TaskId, WorkerId};
 use crate::state::States;
 
@@ -36,19 +38,6 @@ pub(crate) struct About {
     pub(crate) turn: u64,
 }
 
-/// The place where a worker's tasks run one after the other, and its cancel flag. Tasks take turns: a flag that is meant
-/// for one turn cannot reach the next.
-#[derive(Debug, Default)]
-pub(crate) struct Slot {
-    /// The current turn, times two, plus one when it is to stop. The watcher sets it while the task blocks.
-    word: AtomicU64,
-    /// The last turn whose task has asked about cancellation. A turn and no flag: a context that outlives its task may
-    /// ask for ever and must not speak for the next one.
-    asked: AtomicU64,
-    /// Made when the task asks for something to wait on.
-    token: Mutex<Option<CancellationToken>>,
-}
-
 impl Context {
     pub(crate) fn new(slot: Arc<Slot>, states: Arc<States>, about: About) -> Self {
         Self { slot, states, about }
@@ -58,8 +47,8 @@ impl Context {
     ///
     /// Costs an atomic load. Long computations should ask now and then; one that never does is stopped by force.
     pub fn is_cancelled(&self) -> bool {
-        self.ask();
-        self.slot.word.load(Ordering::Acquire) != self.about.turn << 1
+        self.slot.ask(self.about.turn);
+        self.slot.is_over(self.about.turn)
     }
 
     /// Resolves when this task is to stop.
@@ -73,20 +62,13 @@ impl Context {
 
     /// A token that is cancelled when this task is to stop, to hand to whatever the task waits for.
     pub fn token(&self) -> CancellationToken {
-        self.ask();
+        self.slot.ask(self.about.turn);
         self.leash()
     }
 
     /// The same token for what hangs on the task rather than for the task: it does not count as asking.
     pub(crate) fn leash(&self) -> CancellationToken {
-        let mut token = self.slot.token.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read under the lock that `cancel` takes after it has set the word: one of the two sees the other.
-        if self.slot.word.load(Ordering::Acquire) != self.about.turn << 1 {
-            let ended = CancellationToken::new();
-            ended.cancel();
-            return ended;
-        }
-        token.get_or_insert_with(CancellationToken::new).clone()
+        self.slot.token(self.about.turn)
     }
 
     /// When the task has to be done, if its caller set a deadline.
@@ -185,55 +167,11 @@ impl Context {
     pub fn worker_id(&self) -> WorkerId {
         self.about.worker
     }
-
-    /// Notes that this task cares about cancellation. Mostly a load: computations ask in their inner loops.
-    fn ask(&self) {
-        if self.slot.asked.load(Ordering::Relaxed) < self.about.turn {
-            self.slot.asked.fetch_max(self.about.turn, Ordering::Relaxed);
-        }
-    }
 }
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.about.fmt(f)
-    }
-}
-
-impl Slot {
-    /// Begins the next turn and says which it is.
-    pub(crate) fn begin(&self) -> u64 {
-        let turn = (self.word.load(Ordering::Relaxed) >> 1) + 1;
-        self.word.store(turn << 1, Ordering::Release);
-        turn
-    }
-
-    /// Ends the current turn: whoever still holds its context reads "cancelled".
-    ///
-    /// The token, if the turn's task had one, is the caller's to cancel once it has let go of its locks: cancelling wakes
-    /// whoever waits, and wakers may be anyone's code.
-    #[must_use = "whoever waits for the token waits for ever"]
-    pub(crate) fn end(&self) -> Option<CancellationToken> {
-        self.word.fetch_add(2, Ordering::AcqRel);
-        self.take()
-    }
-
-    /// Tells the current turn's task to stop. Whoever calls this makes sure that it is the turn that is meant.
-    ///
-    /// The token is as for [`end`](Self::end).
-    #[must_use = "whoever waits for the token waits for ever"]
-    pub(crate) fn cancel(&self) -> Option<CancellationToken> {
-        self.word.fetch_or(1, Ordering::AcqRel);
-        self.take()
-    }
-
-    /// Whether the current turn's task has ever asked about cancellation.
-    pub(crate) fn asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed) == self.word.load(Ordering::Relaxed) >> 1
-    }
-
-    fn take(&self) -> Option<CancellationToken> {
-        self.token.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

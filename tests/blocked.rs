@@ -14,7 +14,7 @@ use support::*;
 procpool::worker_test!(support::worker());
 
 /// Longer than a worker may be silent.
-const LONG: Duration = Duration::from_secs(7);
+const LONG: Duration = Duration::from_secs(8);
 
 fn current() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -22,6 +22,53 @@ fn current() -> tokio::runtime::Runtime {
 
 fn multi() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Has a worker for a while and does nothing with it. The kernel takes the end of the thread that started a process for its
+/// parent's; tokio ends threads that are idle for 10 s, and those that a blocking call has left without work.
+async fn idle() {
+    let pool = Pool::builder().workers(1).build().await.unwrap();
+    let before = pool.run(Pid).await.unwrap();
+    let end = Instant::now() + Duration::from_secs(times(15, 11) as u64);
+    while Instant::now() < end {
+        assert!(exists(before), "a healthy worker has gone");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!((pool.run(Pid).await.unwrap(), pool.stats().restarts), (before, 0));
+}
+
+#[test]
+fn a10_an_idle_worker_outlives_its_runtimes_threads() {
+    let _test = Test::start();
+    let on_current = || current().block_on(idle());
+    let on_multi = || {
+        let task = async {
+            let handed_over = tokio::spawn(idle());
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(300)));
+            handed_over.await.unwrap();
+        };
+        multi().block_on(async { tokio::spawn(task).await.unwrap() });
+    };
+    let on_local = || {
+        let local = tokio::task::LocalSet::new();
+        current().block_on(local.run_until(async { tokio::task::spawn_local(idle()).await.unwrap() }));
+    };
+    // It was built on a thread that has ended since.
+    let elsewhere = || {
+        let runtime = multi();
+        let build = || runtime.block_on(Pool::builder().workers(1).build());
+        let pool = std::thread::scope(|scope| scope.spawn(build).join().unwrap()).unwrap();
+        let before = runtime.block_on(pool.run(Pid)).unwrap();
+        runtime.block_on(idle());
+        assert_eq!(runtime.block_on(pool.run(Pid)).unwrap(), before);
+    };
+    std::thread::scope(|scope| {
+        let threads =
+            [scope.spawn(on_current), scope.spawn(on_multi), scope.spawn(on_local), scope.spawn(elsewhere)];
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
 }
 
 #[test]
@@ -50,7 +97,8 @@ fn a_task_that_yields_without_end_hears_its_cancel() {
 }
 
 #[test]
-fn a_runtime_that_stands_still_while_others_submit_blames_nobody() {
+fn i7_a_runtime_that_stands_still_while_others_submit_blames_nobody() {
+    let _test = Test::start();
     let runtime = current();
     let pool = runtime.block_on(Pool::builder().workers(1).build()).unwrap();
     let elsewhere = pool.clone();
@@ -73,7 +121,8 @@ fn a_runtime_that_stands_still_while_others_submit_blames_nobody() {
 }
 
 #[test]
-fn a_task_that_blocks_a_runtimes_thread_after_it_submitted_blames_nobody() {
+fn i7_a_task_that_blocks_a_runtimes_thread_after_it_submitted_blames_nobody() {
+    let _test = Test::start();
     let runtime = multi();
     runtime.block_on(async {
         let task = async {
@@ -92,6 +141,7 @@ fn a_task_that_blocks_a_runtimes_thread_after_it_submitted_blames_nobody() {
 
 #[test]
 fn a_cancel_that_could_not_be_sent_is_no_reason_to_kill() {
+    let _test = Test::start();
     let runtime = multi();
     runtime.block_on(async {
         let task = async {
@@ -113,6 +163,7 @@ fn a_cancel_that_could_not_be_sent_is_no_reason_to_kill() {
 
 #[test]
 fn workers_that_are_still_starting_do_not_outlive_a_pool_that_nobody_drives() {
+    let _test = Test::start();
     let runtime = current();
     for _ in 0..5 {
         drop(runtime.block_on(Pool::builder().workers(6).build()).unwrap());
@@ -136,6 +187,7 @@ impl std::task::Wake for Caller {
 
 #[test]
 fn a_waker_may_call_the_pool() {
+    let _test = Test::start();
     let runtime = multi();
     let pool = runtime.block_on(Pool::builder().workers(1).build()).unwrap();
     let waker: Waker = Arc::new(Caller(pool.clone())).into();

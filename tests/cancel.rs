@@ -2,13 +2,66 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use procpool::{ErrorKind, Pool};
+use futures::future::join_all;
+use procpool::{Context, ErrorKind, Pool, Task};
+use serde::{Deserialize, Serialize};
 use support::*;
 
-procpool::worker_test!(support::worker());
+procpool::worker_test!(support::worker().task::<Meet>());
+
+#[test]
+fn d4_runs_that_are_dropped_at_any_time_leave_no_worker_stuck() {
+    on_both_runtimes(|| async {
+        let folder = Folder::new();
+        let pool = quick(2).build().await.unwrap();
+        let seed = std::process::id();
+        println!("seed {seed}");
+        let mut chance = seed;
+        let drops = times(10_000, 400);
+        for n in 0..drops {
+            chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (lasts, patience) = (u64::from(chance >> 30), u64::from(chance >> 10 & 1023) * 2);
+            let note = folder.file("note");
+            let task: Pin<Box<dyn Future<Output = ()>>> = match chance >> 27 & 7 {
+                0..4 => Box::pin(pool.run(Echo(n as u64)).map(|echo| assert_eq!(echo.unwrap(), n as u64))),
+                4 | 5 => Box::pin(pool.run(Block { ms: lasts }).map(|ms| assert_eq!(ms.unwrap(), lasts))),
+                6 => Box::pin(pool.run(Yield { note, ms: 10 }).map(drop)),
+                _ => Box::pin(pool.run(Wait { note, polite: chance >> 26 & 1 == 0 }).map(drop)),
+            };
+            let _ = tokio::time::timeout(Duration::from_micros(patience), task).await;
+        }
+        until(|| pool.stats().in_flight == 0 && pool.stats().queued == 0).await;
+        pids(&pool, 2).await;
+        let both: BTreeSet<u32> = join_all((0..2).map(|_| pool.run(Meet(2, folder.file("meet")))))
+            .await
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(both.len(), 2, "a worker is stuck");
+        assert_eq!(pool.stats().restarts, 0, "a worker had to be killed");
+    });
+}
+
+/// Waits until as many have come, and tells its worker's process id.
+#[derive(Serialize, Deserialize)]
+struct Meet(usize, PathBuf);
+
+impl Task for Meet {
+    const NAME: &'static str = "meet";
+    type Output = u32;
+
+    async fn run(self, _: Context) -> u32 {
+        note(&self.1, "here");
+        until_blocking(|| notes(&self.1).len() >= self.0);
+        std::process::id()
+    }
+}
 
 #[test]
 fn a_queued_task_that_is_dropped_never_runs() {

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use futures::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as NixPid;
@@ -116,6 +118,34 @@ fn an_idle_worker_that_is_killed_is_replaced_and_nobody_notices() {
         }
         pids(&pool, 2).await;
         assert_eq!(pool.run(Echo(9)).await.unwrap(), 9);
+    });
+}
+
+#[test]
+fn d5_a_stopped_worker_is_found_and_killed_and_the_others_do_not_notice() {
+    on_a_runtime(|| async {
+        let folder = Folder::new();
+        let path = folder.file("notes");
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        let victim = pool.run(Append { path: path.clone(), line: 1, then_ms: 60_000 });
+        until(|| notes(&path) == ["1"]).await;
+        let workers = pool.stats().workers;
+        let (busy, other): (Vec<_>, Vec<_>) = workers.iter().partition(|worker| !worker.tasks.is_empty());
+        send(busy[0].pid.unwrap(), Signal::SIGSTOP);
+        let start = Instant::now();
+        let others = async {
+            while start.elapsed() < Duration::from_secs(4) {
+                let pid = pool.run(support::Pid).await.unwrap();
+                assert_eq!(Some(pid), other[0].pid);
+            }
+        };
+        let (error, ()) = tokio::join!(victim, others);
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unresponsive, "{error:?}");
+        assert!(error.may_have_run(), "{error:?}");
+        assert!(start.elapsed() < within(Duration::from_secs(7)), "{:?}", start.elapsed());
+        until(|| !exists(busy[0].pid.unwrap())).await;
+        assert!(pids(&pool, 2).await.contains(&other[0].pid.unwrap()));
     });
 }
 

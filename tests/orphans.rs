@@ -22,7 +22,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use procpool::{Context, Pool, Task, Worker};
 use serde::{Deserialize, Serialize};
-use support::role::{Actor, Seen, command, for_everybody, gone, has, program, role, send, unprivileged};
+use support::role::{Actor, Seen, command, for_everybody, gone, needing, program, role, send, unprivileged};
 use support::{Echo, Folder, Test, notes, times, within};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -71,7 +71,7 @@ impl Task for Busy {
 
     async fn run(self, _: Context) {
         let child = if self.escapes {
-            support::escape()
+            support::escape(Stdio::null())
         } else {
             #[expect(clippy::zombie_processes, reason = "it is to be left behind")]
             let child = Command::new("sleep").arg("1000").spawn().unwrap();
@@ -110,10 +110,8 @@ fn main() {
                 let _test = Test::lasting(Duration::from_secs(600));
                 test(&Stage::new(!who.is_empty()))
             };
-            trials.push(
-                Trial::test(format!("{who}{name}"), test)
-                    .with_ignored_flag(!who.is_empty() && !has("setpriv")),
-            );
+            let trial = Trial::test(format!("{who}{name}"), test);
+            trials.push(if who.is_empty() { trial } else { needing("setpriv", trial) });
         };
         add("a1_computing_workers_die_with_their_root", |stage| {
             stage.repeat("computing", times(50, 2), within(SECOND))

@@ -144,18 +144,6 @@ fn messages_of_any_size_up_to_the_limit_pass_and_larger_ones_fail_alone() {
 }
 
 #[test]
-fn user_code_cannot_reach_the_link_through_its_standard_streams() {
-    on_a_runtime(|| async {
-        let pool = Pool::builder().workers(2).build().await.unwrap();
-        let before = pids(&pool, 2).await;
-        for lines in join_all((0..50).map(|n| pool.run(Print(n)))).await {
-            assert_eq!(lines.unwrap(), 0);
-        }
-        assert_eq!(pids(&pool, 2).await, before);
-    });
-}
-
-#[test]
 fn a_run_that_is_polled_after_its_end_says_so() {
     on_a_runtime(|| async {
         let pool = Pool::builder().workers(1).build().await.unwrap();

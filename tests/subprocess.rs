@@ -49,7 +49,7 @@ impl Task for Start {
             How::InAGroup => {
                 command.arg("1000").process_group(0).kill_on_drop(false).spawn().unwrap().id().unwrap()
             }
-            How::InASession => escape(),
+            How::InASession => escape(std::process::Stdio::null()),
         };
         note(&self.note, &pid.to_string());
         pid

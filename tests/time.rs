@@ -2,15 +2,17 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
 use procpool::{Context, ErrorKind, Pool, Task};
 use serde::{Deserialize, Serialize};
 use support::*;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-procpool::worker_test!(support::worker().task::<Left>());
+procpool::worker_test!(support::worker().task::<Left>().task::<Deaf>());
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -25,6 +27,59 @@ impl Task for Left {
     async fn run(self, cx: Context) -> Option<Duration> {
         cx.deadline().map(|at| at.saturating_duration_since(Instant::now()))
     }
+}
+
+/// Computes for ever, and listens to SIGTERM without ever hearing it.
+#[derive(Serialize, Deserialize)]
+struct Deaf(PathBuf);
+
+impl Task for Deaf {
+    const NAME: &'static str = "deaf";
+    type Output = ();
+
+    async fn run(self, _: Context) {
+        let _term = signal(SignalKind::terminate()).unwrap();
+        note(&self.0, "begun");
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+#[test]
+fn d1_a_task_that_awaits_is_stopped_at_its_deadline_and_its_worker_is_kept() {
+    on_both_runtimes(|| async {
+        let folder = Folder::new();
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let before = pool.run(Pid).await.unwrap();
+        let start = Instant::now();
+        let wait = Wait { note: folder.file("wait"), polite: false };
+        let error = pool.with_deadline(start + 200 * MS).run(wait).await.unwrap_err();
+        let took = start.elapsed();
+        assert!(error.is_timed_out() && error.may_have_run(), "{error:?}");
+        assert!(took >= 200 * MS && took < within(300 * MS), "{took:?}");
+        assert_eq!(pool.run(Pid).await.unwrap(), before);
+    });
+}
+
+#[test]
+fn d3_a_loop_that_hears_nothing_is_stopped_by_force_and_replaced() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let before = pool.run(Pid).await.unwrap();
+        let folder = Folder::new();
+        let path = folder.file("deaf");
+        let start = Instant::now();
+        let error = pool.with_deadline(start + 200 * MS).run(Deaf(path.clone())).await.unwrap_err();
+        let took = start.elapsed();
+        assert!(error.is_timed_out() && error.may_have_run(), "{error:?}");
+        // We did it, and it says so; the two graces are a second each.
+        assert!(error.to_string().contains("did not stop: its worker was killed"), "{error}");
+        assert_eq!(error.exit().and_then(|exit| exit.signal()).as_deref(), Some("SIGKILL"), "{error:?}");
+        assert!(took >= 2200 * MS && took < within(2700 * MS), "{took:?}");
+        assert_ne!(pool.run(Pid).await.unwrap(), before);
+        assert_eq!(notes(&path), ["begun"]);
+    });
 }
 
 #[test]

@@ -178,3 +178,19 @@ impl Calls {
         self.calls.get_mut(task.slot()).filter(|call| call.serial == task.serial)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h6_serials_go_on_behind_the_last_one() {
+        let mut calls = Calls { serial: u32::MAX - 3, ..Calls::default() };
+        let tasks: Vec<TaskId> = (0..8).map(|_| calls.insert(0, Payload::default(), None).unwrap()).collect();
+        for (n, task) in tasks.iter().enumerate() {
+            assert!(calls.get(*task).is_some() && !tasks[..n].contains(task), "{task:?}");
+        }
+        calls.release(tasks[4]);
+        assert_eq!(tasks[4].serial, 1, "0 comes behind the last one");
+    }
+}

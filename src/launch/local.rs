@@ -30,6 +30,10 @@ use crate::wire::{TO_WORKER_MAGIC, arg0};
 /// are done after some milliseconds; a file that stays open is a mistake to be told of.
 const BUSY: [u64; 4] = [5, 20, 80, 320];
 
+/// How many descriptors a worker takes: its link, which is registered twice while it is full, its standard error, and two
+/// that tell of its end.
+const EACH: u64 = 5;
+
 /// Launches workers on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
@@ -188,6 +192,28 @@ impl Program {
     }
 }
 
+/// Whether this process may have the descriptors open that so many workers need.
+///
+/// # Errors
+///
+/// With the numbers: running out of them half-way would be told of in other words by whatever runs out first.
+pub(crate) fn fits(workers: u32) -> Result<(), Error> {
+    /// What serves all pools, and what is open while a worker is being started.
+    const ALL: u64 = 16;
+    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
+    let needed = u64::from(workers) * EACH + ALL;
+    if needed.saturating_add(open) <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "a pool of {workers} workers needs {needed} descriptors beside the {open} that are open, and this process may \
+         have {limit}"
+    );
+    Err(Error::new(ErrorKind::LimitExceeded, message)
+        .with(|report| report.advice = Some("raise it with `ulimit -n`, or ask for fewer workers".into())))
+}
+
 fn explain(recipe: &Recipe, worker: WorkerId, error: &io::Error) -> Error {
     let Recipe { program, setting } = recipe;
     let place = setting.folder().map_or_else(String::new, |folder| format!(" in {}", folder.display()));
@@ -211,7 +237,7 @@ fn advice(program: &Program, setting: &Setting, error: &io::Error) -> Option<Str
             "a niceness below this process's needs a privilege".into()
         }
         libc::EMFILE => format!(
-            "this process may have {} descriptors open and each worker takes up to 5: raise it with `ulimit -n`",
+            "this process may have {} descriptors open and each worker takes up to {EACH}: raise it with `ulimit -n`",
             limit(Resource::RLIMIT_NOFILE)
         ),
         libc::ENFILE => "the whole system has too many files open: see /proc/sys/fs/file-nr".into(),

@@ -11,7 +11,7 @@ use crate::driver::Driver;
 use crate::error::{Error, ErrorKind};
 use crate::launch::Launcher;
 use crate::launch::libtest::in_libtest;
-use crate::launch::local::Local;
+use crate::launch::local::{Local, fits};
 use crate::launch::setting::Setting;
 use crate::sched::Config;
 use crate::uplink::Uplink;
@@ -301,7 +301,8 @@ impl PoolBuilder {
     /// # Errors
     ///
     /// [`Launch`](ErrorKind::Launch) when this program has not passed `Worker::init`, when this is not a tokio runtime, or
-    /// when the workers cannot be started; the message says why.
+    /// when the workers cannot be started; the message says why. [`LimitExceeded`](ErrorKind::LimitExceeded) when this process
+    /// may not have as many descriptors open as the workers need: five each.
     ///
     /// # Panics
     ///
@@ -313,6 +314,7 @@ impl PoolBuilder {
     pub async fn build(mut self) -> Result<Pool, Error> {
         let cores = cores();
         self.config.workers = count(self.workers.unwrap_or(cores as usize))?;
+        fits(self.config.workers)?;
         self.config.slots = count_slots(self.slots)?;
         let places = self.config.workers;
         let tree = Tree {
@@ -343,6 +345,7 @@ impl PoolBuilder {
             return Err(refused("workers below a worker run its own program".to_owned(), advice));
         }
         self.config.workers = count(self.workers.unwrap_or_else(|| cores() as usize))?;
+        fits(self.config.workers)?;
         self.config.slots = count_slots(self.slots)?;
         let tree = Tree { graces_ms: self.graces(), ..uplink.tree() };
         let launcher = match uplink.kin::<Arc<dyn Launcher>>() {

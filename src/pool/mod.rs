@@ -6,6 +6,8 @@ mod events;
 mod items;
 mod permit;
 mod run;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::Arc;

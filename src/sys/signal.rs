@@ -50,6 +50,15 @@ pub(crate) fn die_of(number: i32) -> ! {
     exit_now(128 + number)
 }
 
+/// Has a write to nobody end this process, as in a program whose `main` wants that. Only tests do.
+#[cfg(test)]
+pub(crate) fn heed_broken_pipes() {
+    // SAFETY: all-zero bytes are a valid sigaction: the default effect, an empty mask, no flags.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: sets the default effect, which runs no code of ours.
+    unsafe { libc::sigaction(libc::SIGPIPE, &raw const default, std::ptr::null_mut()) };
+}
+
 /// Runs `start` with every signal blocked, so that a thread that it starts never takes one.
 ///
 /// # Errors

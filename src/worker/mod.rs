@@ -27,7 +27,7 @@ mod runtime;
 mod say;
 mod stdio;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod thread;
 mod turn;
 mod watch;
@@ -37,7 +37,9 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::Future;
 use std::io::{IsTerminal, stdin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{self, AtomicBool, Ordering};
+
+use nix::sys::eventfd;
 
 use crate::state::Inits;
 use crate::task::{Table, Task};

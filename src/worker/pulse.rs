@@ -1,9 +1,9 @@
 //! How the watcher sees whether the main thread sleeps, moves on or is stuck in user code, at the price of a store per
 //! task and nothing at all while the worker is idle. It does not act on it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use nix::sys::eventfd::{EfdFlags, EventFd};
+// From there, so that `tests/models.rs` can put others in their place and try every order.
+use super::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::eventfd::{EfdFlags, EventFd};
 
 /// The main thread's epoch and the watcher's bell.
 ///
@@ -106,39 +106,4 @@ impl Pulse {
 /// Whether the main thread sleeps at this epoch.
 pub(super) fn asleep(epoch: u64) -> bool {
     epoch.is_multiple_of(2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_epoch_is_even_only_in_sleep_and_always_grows() {
-        let pulse = Pulse::new().unwrap();
-        let mut last = pulse.epoch();
-        let mut step = |step: fn(&Pulse), sleeps| {
-            step(&pulse);
-            assert!(asleep(pulse.epoch()) == sleeps && pulse.epoch() > last);
-            last = pulse.epoch();
-        };
-        step(Pulse::beat, false);
-        step(Pulse::sleep, true);
-        step(Pulse::rise, false);
-        step(Pulse::rise, false);
-        step(Pulse::sleep, true);
-        step(Pulse::rise, false);
-    }
-
-    #[test]
-    fn a_dozing_watcher_is_woken_by_the_first_rise_and_only_by_that() {
-        let pulse = Pulse::new().unwrap();
-        pulse.sleep();
-        assert!(!pulse.doze(1), "it dozed although the main thread had moved");
-        assert!(pulse.doze(pulse.epoch()));
-        assert!(pulse.bell().read().is_err());
-        pulse.rise();
-        assert_eq!(pulse.bell().read(), Ok(1));
-        pulse.rise();
-        assert!(pulse.bell().read().is_err());
-    }
 }

@@ -445,9 +445,10 @@ pub(crate) fn exists(pid: u32) -> bool {
 }
 
 /// Starts a process in a session of its own, whose parent ends at once. Its number, once it has left everybody.
-pub(crate) fn escape() -> u32 {
-    let script = "setsid sleep 1000 >/dev/null 2>&1 & echo $!";
-    let output = std::process::Command::new("sh").args(["-c", script]).output().unwrap();
+/// That is where it writes.
+pub(crate) fn escape(stderr: std::process::Stdio) -> u32 {
+    let mut shell = std::process::Command::new("sh");
+    let output = shell.args(["-c", "setsid sleep 1000 >&2 & echo $!"]).stderr(stderr).output().unwrap();
     let pid: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
     // Until then it may be a copy of the shell that has yet to leave.
     let comm = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
@@ -56,11 +57,8 @@ impl Actor {
 
     /// As `line`, a list of process ids.
     pub(crate) fn seen(&mut self) -> Result<Vec<Seen>, String> {
-        self.line()?
-            .split_whitespace()
-            .map(|pid| pid.parse().map_err(|_| format!("{pid}?")))
-            .map(Seen::of)
-            .collect()
+        let line = self.line()?;
+        line.split_whitespace().map(|pid| Seen::of(pid.parse().map_err(|_| line.clone())?)).collect()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -96,8 +94,7 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// A process that is there.
-    fn of(pid: Result<u32, String>) -> Result<Self, String> {
-        let pid = pid?;
+    pub(crate) fn of(pid: u32) -> Result<Self, String> {
         let (start, _) = look(pid).ok_or_else(|| format!("process {pid} has gone already"))?;
         Ok(Self { pid, start })
     }
@@ -154,9 +151,9 @@ pub(crate) fn unprivileged() -> Vec<&'static str> {
     }
 }
 
-/// Whether a command is there. Where `PROCPOOL_TEST` asks for it, it has to be.
-pub(crate) fn has(command: &str) -> bool {
-    let found = Command::new(command).arg("--version").output().is_ok_and(|output| output.status.success());
-    assert!(found || !super::is_wanted(command), "{command} is not installed");
-    found
+/// The test, ignored where a command that it needs is not there; where `PROCPOOL_TEST` asks for the command, it has to be.
+pub(crate) fn needing(needs: &str, test: Trial) -> Trial {
+    let found = Command::new(needs).arg("--version").output().is_ok_and(|output| output.status.success());
+    assert!(found || !super::is_wanted(needs), "{needs} is not installed");
+    if found { test } else { test.with_kind(format!("needs {needs}")).with_ignored_flag(true) }
 }

@@ -7,10 +7,11 @@ mod entry;
 mod pace;
 pub(crate) mod parent;
 mod prepare;
+mod pulse;
 mod slots;
 mod stdio;
 mod stress;
-mod tasks;
+pub(crate) mod tasks;
 mod thread;
 mod verdict;
 

@@ -1,0 +1,46 @@
+//! What has to be tried in a process of its own, with means that only this crate has.
+
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::pool::Pool;
+use crate::sys::signal::heed_broken_pipes;
+use crate::worker::tests::tasks::{Noop, Sum};
+
+#[test]
+fn i5_a_worker_that_dies_while_much_is_written_to_it_ends_nobody_else() {
+    const MARK: &str = "PROCPOOL_TEST_ALONE";
+    if std::env::var_os(MARK).is_none() {
+        let name = "pool::tests::i5_a_worker_that_dies_while_much_is_written_to_it_ends_nobody_else";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(MARK, "1");
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{}: {text}", output.status);
+        return;
+    }
+    heed_broken_pipes();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let full = std::env::var_os("PROCPOOL_FULL").is_some();
+        // More than a socket holds either way; without optimisation the worker takes a second for each MiB.
+        let (rounds, size) = if full { (10, 10 << 20) } else { (2, 1 << 20) };
+        for _ in 0..rounds {
+            pool.run(Noop()).await.unwrap();
+            let pid = Pid::from_raw(pool.stats().workers[0].pid.unwrap().cast_signed());
+            // What is written stays in the socket, and more is waiting to be.
+            kill(pid, Signal::SIGSTOP).unwrap();
+            let run = pool.run(Sum(vec![1; size]));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            kill(pid, Signal::SIGKILL).unwrap();
+            // It had not begun, so it runs on the next worker.
+            let (_, bytes) = run.await.unwrap();
+            assert_eq!(bytes.len(), size);
+        }
+        pool.drain().await;
+    });
+}

@@ -110,6 +110,15 @@ pub enum Event {
         /// Why not.
         error: Error,
     },
+    /// A worker takes no more tasks and will leave when it has finished what it runs. When the pool is being closed, which
+    /// all workers leave for, this is not told of each.
+    #[non_exhaustive]
+    Leaving {
+        /// Which worker.
+        worker: WorkerId,
+        /// Why.
+        reason: Leave,
+    },
     /// A worker has gone because it was told to.
     #[non_exhaustive]
     Left {
@@ -157,6 +166,16 @@ pub enum Event {
 pub enum Leave {
     /// The pool is being closed.
     Closing,
+    /// The pool was made smaller.
+    Surplus,
+    /// It had nothing to do for the pool's [idle timeout](crate::PoolBuilder::idle_timeout).
+    Idle,
+    /// It has run [as many tasks](crate::PoolBuilder::max_tasks_per_worker) as it may.
+    Tasks,
+    /// It has got [too old](crate::PoolBuilder::max_age).
+    Age,
+    /// It has got [too large](crate::PoolBuilder::max_memory).
+    Memory,
     /// It had been sent `SIGTERM` over a task that would not stop, and survived that.
     Stopped,
     /// A fresh one was wanted in its place, for a task that is tried again after it has died with its worker.

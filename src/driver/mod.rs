@@ -57,6 +57,8 @@ struct Shared {
     tree: Tree,
     /// What joins a pool inside a worker to the tree above.
     uplink: Option<Arc<Uplink>>,
+    /// Whether it matters how large workers are.
+    weighs: bool,
     /// Counts callers.
     lanes: AtomicU32,
     /// What `started` and `closed` wait for.
@@ -97,6 +99,7 @@ impl Driver {
         probe()?;
         let life = watch::Sender::new(Life::Starting);
         let limits = Limits { message: limit, slots: config.slots };
+        let weighs = config.most_memory < u64::MAX;
         let state = Mutex::new(State::new(config, limit, launcher.can_kill(), &tree, uplink.as_deref())?);
         let shared = Arc::new(Shared {
             state,
@@ -105,6 +108,7 @@ impl Driver {
             limits,
             tree,
             uplink,
+            weighs,
             lanes: AtomicU32::new(0),
             life,
         });
@@ -195,6 +199,21 @@ impl Driver {
             }
             waker
         });
+    }
+
+    /// Sets the number of workers.
+    ///
+    /// # Errors
+    ///
+    /// When the pool was told to end.
+    pub(crate) fn resize(&self, workers: u32) -> Result<(), Error> {
+        self.shared.with(|state, now| {
+            if !state.is_running() {
+                return Err(report::closed());
+            }
+            state.handle(now, Input::Resize { least: workers, most: workers });
+            Ok(())
+        })
     }
 
     pub(crate) fn shutdown(&self, limit: Duration) {

@@ -56,6 +56,7 @@ impl State {
         }
         let event = match notice {
             Notice::Opened { worker } => Event::Opened { worker },
+            Notice::Leaving { worker, reason } => Event::Leaving { worker, reason },
             Notice::Gone { worker, end: End::Left(reason) } => Event::Left { worker, reason },
             Notice::Gone { worker, end: End::Unstarted } => {
                 Event::StartFailed { worker, error: self.not_started() }

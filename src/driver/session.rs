@@ -13,9 +13,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures::future::{FutureExt, poll_fn};
 
+use super::port::Port;
 use super::report::Death;
 use super::{Fuse, Shared};
 use crate::id::WorkerId;
@@ -25,7 +27,7 @@ use crate::launch::process::Exited;
 use crate::link::{self, Link, Socket};
 use crate::sched::Input;
 use crate::sys::memory::Page;
-use crate::sys::process::start_time;
+use crate::sys::process::{resident, start_time};
 use crate::wire::codec::{Message, Violation};
 use crate::wire::frame::{Ancestor, Hello, Sandbox, ToParent, ToWorker};
 use crate::wire::payload::Payload;
@@ -33,6 +35,9 @@ use crate::{error::Error, wire};
 
 /// How often a link's task goes round before it lets the runtime's other tasks have a turn.
 const ROUNDS: usize = 16;
+
+/// How often a worker is weighed at most. More often costs system calls, rarer lets it grow further.
+const WEIGH: Duration = Duration::from_secs(1);
 
 /// The life of one link.
 pub(super) async fn run(mut fuse: Fuse) {
@@ -91,6 +96,7 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
         receiving: true,
         sending: true,
         hung_up: false,
+        weighed: None,
     })
 }
 
@@ -107,6 +113,8 @@ struct Session {
     sending: bool,
     /// The link ended before the worker was doomed.
     hung_up: bool,
+    /// When it was last looked how large the worker is.
+    weighed: Option<Instant>,
 }
 
 impl Session {
@@ -135,6 +143,9 @@ impl Session {
                 self.lost(exited);
                 return Poll::Ready(());
             }
+            if received && self.shared.weighs {
+                self.weigh();
+            }
             let sent = self.send(cx);
             if !received && !sent {
                 return Poll::Pending;
@@ -142,6 +153,21 @@ impl Session {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Looks how large the worker has become, now that it has said something, unless that was done just now.
+    fn weigh(&mut self) {
+        let now = Instant::now();
+        if self.weighed.is_some_and(|at| now.saturating_duration_since(at) < WEIGH) {
+            return;
+        }
+        self.weighed = Some(now);
+        let worker = self.worker;
+        // What a file says is read when the lock is free.
+        let pid = self.shared.lock(|state| state.port(worker).and_then(Port::pid));
+        if let Some(bytes) = pid.and_then(resident) {
+            self.shared.with(|state, now| state.handle(now, Input::Weighed { worker, bytes }));
+        }
     }
 
     /// Gathers what a dead worker has left behind: in the link, and said but not written. Only the tasks that it died over

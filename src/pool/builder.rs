@@ -32,7 +32,8 @@ const LESS: f64 = 0.8;
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct PoolBuilder {
-    workers: Option<usize>,
+    /// The least and the largest number.
+    pub(super) workers: Option<(usize, usize)>,
     slots: usize,
     message_limit: u32,
     program: Option<PathBuf>,
@@ -40,7 +41,7 @@ pub struct PoolBuilder {
     setting: Setting,
     /// What starts the workers, if it is not chosen by how this process has begun.
     launcher: Option<Arc<dyn Launcher>>,
-    config: Config,
+    pub(super) config: Config,
     depth_limit: u8,
 }
 
@@ -78,12 +79,6 @@ impl PoolBuilder {
             depth_limit: hello.tree.deepest,
             ..Self::new()
         }
-    }
-
-    /// How many workers the pool keeps. Default: as many as the process may use processors, at least 1.
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = Some(workers);
-        self
     }
 
     /// How many tasks each worker runs at once, as the tasks of one thread. Default: 1; at most 65 536.
@@ -312,16 +307,15 @@ impl PoolBuilder {
     ///
     /// Dropping the future ends what it had started.
     pub async fn build(mut self) -> Result<Pool, Error> {
-        let cores = cores();
-        self.config.workers = count(self.workers.unwrap_or(cores as usize))?;
-        fits(self.config.workers)?;
+        (self.config.workers, self.config.most_workers) = self.size()?;
+        fits(self.config.most_workers)?;
         self.config.slots = count_slots(self.slots)?;
-        let places = self.config.workers;
+        let places = self.config.most_workers;
         let tree = Tree {
             path: Vec::new(),
             deepest: self.depth_limit,
             places,
-            cores: (cores / places).max(1),
+            cores: (cores() / places).max(1),
             graces_ms: self.graces(),
         };
         let launcher = match self.launcher {
@@ -344,8 +338,8 @@ impl PoolBuilder {
             let advice = "take PoolBuilder::program and arg out of Worker::nested";
             return Err(refused("workers below a worker run its own program".to_owned(), advice));
         }
-        self.config.workers = count(self.workers.unwrap_or_else(|| cores() as usize))?;
-        fits(self.config.workers)?;
+        (self.config.workers, self.config.most_workers) = self.size()?;
+        fits(self.config.most_workers)?;
         self.config.slots = count_slots(self.slots)?;
         let tree = Tree { graces_ms: self.graces(), ..uplink.tree() };
         let launcher = match uplink.kin::<Arc<dyn Launcher>>() {
@@ -368,11 +362,11 @@ impl PoolBuilder {
 }
 
 /// How many processors this process may use.
-fn cores() -> u32 {
+pub(super) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
 }
 
-fn count(workers: usize) -> Result<u32, Error> {
+pub(super) fn count(workers: usize) -> Result<u32, Error> {
     match u32::try_from(workers) {
         Ok(workers @ 1..) => Ok(workers),
         _ => Err(refused(format!("a pool of {workers} workers cannot be built"), "give it at least one")),
@@ -421,6 +415,6 @@ fn launcher(
     Ok(Arc::new(local.with(setting)))
 }
 
-fn refused(message: String, advice: &'static str) -> Error {
+pub(super) fn refused(message: String, advice: &'static str) -> Error {
     Error::new(ErrorKind::Launch, message).with(|report| report.advice = Some(advice.into()))
 }

@@ -4,6 +4,7 @@ mod builder;
 mod closing;
 mod events;
 mod items;
+mod life;
 mod permit;
 mod run;
 #[cfg(test)]

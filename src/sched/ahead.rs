@@ -39,12 +39,16 @@ impl Scheduler {
     /// Where a worker belongs among the lists.
     pub(super) fn level(&self, worker: &Worker) -> Option<u32> {
         let (slots, load) = (self.config.slots, worker.tasks.len());
-        if !worker.is_open() || worker.alone {
+        if worker.phase != Phase::Open || worker.terminated || worker.alone {
             return None;
         }
-        let Some(ahead) = load.checked_sub(slots) else { return Some(load) };
-        let room =
-            ahead < self.config.ahead && (ahead == 0 || worker.worth < WORTH) && !self.is_stopping(worker);
+        let stays = worker.leave.is_none() || planted!(self, FeedRetired);
+        let takes = stays && !self.is_exhausted(worker);
+        let Some(ahead) = load.checked_sub(slots) else { return takes.then_some(load) };
+        let room = takes
+            && ahead < self.config.ahead
+            && (ahead == 0 || worker.worth < WORTH)
+            && !self.is_stopping(worker);
         match (room, ahead) {
             (true, _) => Some(slots + (ahead + 1).ilog2().min(LEVELS as u32 - 1)),
             (false, 0) => None,
@@ -159,6 +163,7 @@ impl Scheduler {
         }
         let Some(worker) = self.worker_mut(seat) else { return };
         worker.recalls -= 1;
+        worker.given = worker.given.saturating_sub(tasks.len() as u64);
         let id = worker.id;
         let mut back = Vec::new();
         for &task in tasks {

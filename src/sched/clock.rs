@@ -38,8 +38,21 @@ pub(super) enum Alarm {
     Watch(u32),
     /// Time to see whether something has to be recalled.
     Rebalance,
+    /// Time to see whether tasks still wait while nobody is idle.
+    Pressed,
     /// The end of the task's timeout, then the next rung of its ladder.
     Task(u32),
+}
+
+/// What lies on the wall's clock, and is no reason to be called every beat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// A task's deadline.
+    Task(u32),
+    /// The age of workers.
+    Age,
+    /// Workers that idle.
+    Idle,
 }
 
 #[derive(Debug, Default)]
@@ -53,8 +66,8 @@ pub(super) struct Clock {
     wall: Time,
     beat: Option<Time>,
     alarms: BTreeSet<(Time, Alarm)>,
-    /// On the wall's clock, by task.
-    deadlines: BTreeSet<(Time, u32)>,
+    /// On the wall's clock.
+    deadlines: BTreeSet<(Time, Due)>,
 }
 
 impl Clock {
@@ -111,25 +124,26 @@ impl Clock {
         self.alarms.pop_first().map(|(_, alarm)| alarm)
     }
 
-    /// Sets a task's deadline, which is its owner's to remember.
-    pub(super) fn expect(&mut self, at: Time, task: u32) {
-        self.deadlines.insert((at, task));
+    /// Sets a time on the wall's clock, which is its owner's to remember.
+    pub(super) fn expect(&mut self, at: Time, due: Due) {
+        self.deadlines.insert((at, due));
     }
 
-    pub(super) fn forget(&mut self, at: Time, task: u32) {
-        self.deadlines.remove(&(at, task));
+    pub(super) fn forget(&mut self, at: Time, due: Due) {
+        self.deadlines.remove(&(at, due));
     }
 
-    /// Takes out a task whose deadline has passed.
-    pub(super) fn expire(&mut self) -> Option<u32> {
-        let &(at, task) = self.deadlines.first().filter(|&&(at, _)| at <= self.wall)?;
-        self.deadlines.remove(&(at, task));
-        Some(task)
+    /// Takes out what is due on the wall's clock.
+    pub(super) fn expire(&mut self) -> Option<Due> {
+        let &(at, due) = self.deadlines.first().filter(|&&(at, _)| at <= self.wall)?;
+        self.deadlines.remove(&(at, due));
+        Some(due)
     }
 
-    /// Forgets every alarm.
+    /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.alarms.clear();
+        self.deadlines.clear();
     }
 
     /// Ends a call: decides when the next one has to come.
@@ -159,8 +173,8 @@ impl Clock {
     }
 
     #[cfg(test)]
-    pub(super) fn is_expected(&self, at: Time, task: u32) -> bool {
-        self.deadlines.contains(&(at, task))
+    pub(super) fn is_expected(&self, at: Time, due: Due) -> bool {
+        self.deadlines.contains(&(at, due))
     }
 
     #[cfg(test)]
@@ -250,11 +264,11 @@ mod tests {
         let (mut clock, mut due) = (Clock::default(), None);
         call(&mut clock, start);
         clock.arm(Alarm::Limit, &mut due, 10 * SECOND);
-        clock.expect(20 * SECOND, 7);
-        clock.expect(Duration::MAX, 8);
+        clock.expect(20 * SECOND, Due::Task(7));
+        clock.expect(Duration::MAX, Due::Age);
         clock.rest();
         call(&mut clock, start + 30 * SECOND);
-        assert_eq!((clock.fire(), clock.expire(), clock.expire()), (None, Some(7), None));
+        assert_eq!((clock.fire(), clock.expire(), clock.expire()), (None, Some(Due::Task(7)), None));
     }
 
     #[test]

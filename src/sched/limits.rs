@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::ErrorKind;
 use crate::sched::Spec;
-use crate::sched::clock::Alarm;
+use crate::sched::clock::{Alarm, Due};
 use crate::sched::queue::{Limits, List};
 use crate::sched::scheduler::Scheduler;
 
@@ -25,12 +25,20 @@ impl Scheduler {
             task.limits = Some(Box::new(Limits { timeout, deadline, retries }));
         }
         if let Some(at) = deadline {
-            self.clock.expect(at, index);
+            self.clock.expect(at, Due::Task(index));
         }
     }
 
-    /// A task's deadline has passed.
-    pub(super) fn expire(&mut self, index: u32) {
+    /// A time on the wall's clock has come.
+    pub(super) fn expire(&mut self, due: Due) {
+        let index = match due {
+            Due::Task(index) => index,
+            Due::Age => {
+                self.aging = None;
+                return self.age();
+            }
+            Due::Idle => return self.thin_out(),
+        };
         let waits = self.tasks.at(index).is_some_and(|task| task.sent.is_none());
         if !(waits && planted!(self, IgnoreDeadline)) {
             self.give_up(index, ErrorKind::TimedOut);

@@ -29,6 +29,8 @@
 //! | `limits` | timeouts and deadlines |
 //! | `supervise` | the ladder, pings, limits, killing |
 //! | `staff` | launching, opening, losing, replacing workers |
+//! | `size` | how many places there are: resizing, growing, idling |
+//! | `recycle` | workers that go while the pool works on, and their successors |
 //! | `strength` | how well staffed the pool is, and telling when that changes |
 //! | `retry` | which tasks are tried again after a loss, and where |
 //! | `close` | shutdown, drain, abort |
@@ -64,6 +66,9 @@
 //!     not full while a place is vacant, and full as soon as all have open workers.
 //! 15. A task that has died with its worker is tried again on a worker that nobody has used, ahead of all that waits, and
 //!     shares it with nobody. One that went with a worker which we ended for another task's sake goes back to the queue.
+//! 16. No more workers take tasks than the pool may have, none gets more tasks than it may, and where fewer are than there
+//!     have to be somebody is on the way. Who goes for its age, its memory, or because it idles leaves enough others;
+//!     what it runs it finishes.
 
 #[macro_use]
 mod plant;
@@ -76,10 +81,12 @@ mod lanes;
 mod limits;
 mod places;
 mod queue;
+mod recycle;
 mod retry;
 mod scheduler;
 #[cfg(test)]
 mod sim;
+mod size;
 mod staff;
 mod strength;
 mod supervise;
@@ -102,6 +109,16 @@ pub(crate) use crate::sched::strength::{Readiness, Strength};
 pub(crate) struct Config {
     /// How many workers to keep.
     pub(crate) workers: u32,
+    /// How many to have at most, when tasks wait for them; not more than `workers` if that is less.
+    pub(crate) most_workers: u32,
+    /// How long a worker may be idle that need not be kept.
+    pub(crate) idle: Option<Duration>,
+    /// How many tasks a worker is given, then it is replaced; at least 1.
+    pub(crate) most_tasks: u64,
+    /// How long a worker may be open until it is replaced.
+    pub(crate) most_age: Option<Duration>,
+    /// How much memory a worker may have when it has answered a task, or it is replaced.
+    pub(crate) most_memory: u64,
     /// How many tasks a worker may run at once.
     pub(crate) slots: u32,
     /// How many more it may be sent ahead, at most. Within that, predicted service times decide.
@@ -126,6 +143,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             workers: 1,
+            most_workers: 0,
+            idle: None,
+            most_tasks: u64::MAX,
+            most_age: None,
+            most_memory: u64::MAX,
             slots: 1,
             ahead: 1024,
             queue_limit: u32::MAX,
@@ -188,6 +210,8 @@ pub(crate) enum Input {
     Recalled { worker: WorkerId, tasks: Vec<TaskId> },
     /// A frame came that needs no decision, `Pong` for example: the worker lives.
     Heard { worker: WorkerId },
+    /// The worker was found to have so much memory.
+    Weighed { worker: WorkerId, bytes: u64 },
     /// The worker broke a rule that the driver checks (an undecodable frame, say). It has to die.
     Violated { worker: WorkerId },
     /// The link's end was reached but the process has not been seen to end. It gets a moment to do so by itself.
@@ -198,6 +222,8 @@ pub(crate) enum Input {
     /// The worker is gone and every complete frame from it has been handled; or it could not be launched. Of the tasks
     /// sent to it, in the order of sending and counted from 1, those up to `begun` may have begun (`u64::MAX`: all).
     Lost { worker: WorkerId, begun: u64 },
+    /// Have between so many and so many workers from now on. Ignored when the pool is told to end.
+    Resize { least: u32, most: u32 },
     /// Refuse new work, fail what is queued with `Closed`, let what was sent run for `limit`, then the ladder.
     Shutdown { limit: Duration },
     /// Refuse new work, finish everything that was submitted, however long it takes.
@@ -258,6 +284,8 @@ pub(crate) enum Action {
 pub(crate) enum Notice {
     /// The worker takes tasks.
     Opened { worker: WorkerId },
+    /// The worker takes no more tasks and goes when it has done what it runs.
+    Leaving { worker: WorkerId, reason: Leave },
     /// The worker has gone or was given up; what it held has been resolved or put back.
     Gone { worker: WorkerId, end: End },
     /// The pool's strength is another.

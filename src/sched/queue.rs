@@ -57,6 +57,10 @@ impl List {
         some(self.head)
     }
 
+    pub(super) fn last(&self) -> Option<u32> {
+        some(self.tail)
+    }
+
     pub(super) fn after(table: &impl Linked, index: u32) -> Option<u32> {
         some(table.link(index).next)
     }

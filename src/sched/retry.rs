@@ -10,7 +10,7 @@ use crate::event::Leave;
 use crate::id::WorkerId;
 use crate::sched::queue::Stand;
 use crate::sched::scheduler::{Mode, Scheduler};
-use crate::sched::worker::Worker;
+use crate::sched::worker::{Seat, Worker};
 
 impl Scheduler {
     /// Has a task tried again that may have begun and is in no list, if that is wanted: alone, or with those that go `back`
@@ -53,14 +53,22 @@ impl Scheduler {
             self.alone.unlink(&mut self.tasks, index);
             self.send(index, seat);
         }
-        // The others shall not suffer: no more than half of the seats are kept for this.
-        let wanted = self.alone.len().min((self.seats.len() as u32 / 2).max(1)) as usize;
-        let used = |worker: &&Worker| worker.is_open() && !worker.alone;
-        let coming = self.seats.len() - self.workers().filter(used).count();
+        // The others shall not suffer: no more than half of the places are kept for this.
+        let wanted = self.alone.len().min((self.wanted() / 2).max(1)) as usize;
+        let used = |seat: &Seat| seat.worker.as_ref().is_some_and(|worker| worker.is_open() && !worker.alone);
+        let coming = self.seats.iter().filter(|seat| !seat.closed && !used(seat)).count();
         for _ in coming..wanted {
-            let idle = |worker: &Worker| worker.is_open() && worker.tasks.is_empty();
-            let Some(seat) = self.seat_where(idle).filter(|_| !planted!(self, ForgetAlone)) else { return };
-            self.dismiss(seat, Leave::Replaced);
+            if planted!(self, ForgetAlone) {
+                return;
+            }
+            if self.may_grow() {
+                self.open_place();
+                continue;
+            }
+            let loads = (0..).zip(&self.seats).filter(|(_, seat)| !seat.closed && used(seat));
+            let loads = loads.filter_map(|(index, seat)| Some((seat.worker.as_ref()?.tasks.len(), index)));
+            let Some((_, seat)) = loads.min() else { return };
+            self.retire(seat, Leave::Replaced);
         }
     }
 

@@ -8,12 +8,13 @@ use crate::error::ErrorKind;
 use crate::event::Leave;
 use crate::id::{TaskId, WorkerId};
 use crate::sched::ahead::WORTH;
-use crate::sched::clock::{Alarm, Clock, Time};
+use crate::sched::clock::{Alarm, Clock, Due, Time};
 use crate::sched::close::Tally;
 use crate::sched::forecast::Forecast;
 use crate::sched::lanes::Queue;
 use crate::sched::places::Places;
 use crate::sched::queue::{List, Sent, Stand, Task, Tasks};
+use crate::sched::size::Size;
 use crate::sched::staff::Staff;
 use crate::sched::supervise::WATCH;
 use crate::sched::worker::{Cause, Phase, Seat, Worker};
@@ -39,6 +40,9 @@ pub(crate) struct Scheduler {
     /// When to see whether something has to be recalled.
     pub(super) rebalance: Option<Time>,
     pub(super) staff: Staff,
+    pub(super) size: Size,
+    /// When to look for workers that are too old, on the wall's clock.
+    pub(super) aging: Option<Time>,
     /// When `Shutdown`'s limit is over.
     pub(super) limit: Option<Time>,
     /// Whether any task ever had a timeout: most pools know none, and need not look.
@@ -49,6 +53,9 @@ pub(crate) struct Scheduler {
     #[cfg(test)]
     pub(super) bug: Option<crate::sched::sim::Bug>,
 }
+
+/// The shortest time after which a worker is idle or old. Shorter ones would only start processes.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// What the pool is up to. It only ever gets further down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,9 +71,11 @@ pub(super) enum Mode {
 impl Scheduler {
     /// A scheduler that does nothing yet: `Start` comes first.
     pub(crate) fn new(config: Config) -> Self {
-        let Config { workers, slots, queue_limit, .. } = config;
-        let (workers, slots, queue_limit) = (workers.max(1), slots.max(1), queue_limit.max(1));
-        let config = Config { workers, slots, queue_limit, ..config };
+        let Config { workers, most_workers, slots, queue_limit, idle, most_age, most_tasks, .. } = config;
+        let size = Size::new(workers, most_workers);
+        let (slots, queue_limit, most_tasks) = (slots.max(1), queue_limit.max(1), most_tasks.max(1));
+        let [idle, most_age] = [idle, most_age].map(|limit| limit.map(|limit| limit.max(SHORTEST)));
+        let config = Config { slots, queue_limit, idle, most_age, most_tasks, ..config };
         Self {
             mode: Mode::Running,
             clock: Clock::default(),
@@ -74,11 +83,13 @@ impl Scheduler {
             queue: Queue::default(),
             places: Places::default(),
             alone: List::default(),
-            seats: (0..config.workers).map(|_| Seat::default()).collect(),
+            seats: (0..size.first()).map(|_| Seat::default()).collect(),
             ready: Self::levels(config.slots),
             forecast: Forecast::default(),
             rebalance: None,
-            staff: Staff::new(config.workers),
+            staff: Staff::new(size.most),
+            size,
+            aging: None,
             limit: None,
             timed: false,
             tally: Tally::default(),
@@ -102,6 +113,7 @@ impl Scheduler {
             Input::Shutdown { limit } => self.shutdown(limit),
             Input::Drain => self.drain(),
             Input::Abort => self.abort(),
+            Input::Resize { least, most } => self.resize(least, most),
             Input::Tick => {}
             Input::Ready { worker }
             | Input::Open { worker }
@@ -109,6 +121,7 @@ impl Scheduler {
             | Input::Recalled { worker, .. }
             | Input::Heard { worker }
             | Input::Bye { worker }
+            | Input::Weighed { worker, .. }
             | Input::Violated { worker }
             | Input::HungUp { worker }
             | Input::Lost { worker, .. } => {
@@ -117,8 +130,8 @@ impl Scheduler {
                 }
             }
         }
-        while let Some(index) = self.clock.expire() {
-            self.expire(index);
+        while let Some(due) = self.clock.expire() {
+            self.expire(due);
         }
         while let Some(alarm) = self.clock.fire() {
             self.ring(alarm);
@@ -128,6 +141,7 @@ impl Scheduler {
             self.dispatch();
         }
         self.rebalance();
+        self.fit();
         if self.staff.changed {
             self.assess();
         }
@@ -154,6 +168,7 @@ impl Scheduler {
         match input {
             Input::Lost { begun, .. } => return self.lost(seat, begun),
             Input::HungUp { .. } => return self.hung_up(seat),
+            Input::Weighed { bytes, .. } => return self.weighed(seat, bytes),
             Input::Violated { .. } => return self.doom(seat, Cause::Violation),
             _ => {}
         }
@@ -235,6 +250,8 @@ impl Scheduler {
         }
         worker.sent += 1;
         worker.alone = task.stand == Stand::Alone;
+        worker.given += 1;
+        let last = worker.given >= self.config.most_tasks;
         task.attempts += 1;
         task.sent = Some(Sent {
             seat,
@@ -258,6 +275,9 @@ impl Scheduler {
         }
         self.list(seat);
         self.act(run);
+        if last {
+            self.spend(seat, Leave::Tasks);
+        }
     }
 
     /// Takes a task from its worker and off its ladder. It is then in no list.
@@ -279,10 +299,7 @@ impl Scheduler {
     pub(super) fn settle(&mut self, seat: u32) {
         self.begin_next(seat);
         self.list(seat);
-        if self.worker(seat).is_some_and(|it| it.terminated && it.phase == Phase::Open && it.tasks.is_empty())
-        {
-            self.dismiss(seat, Leave::Stopped);
-        }
+        self.release(seat);
     }
 
     /// Whether anything waits for a worker.
@@ -330,7 +347,7 @@ impl Scheduler {
     pub(super) fn resolve(&mut self, index: u32, outcome: Outcome) {
         if let Some(task) = self.tasks.remove(index) {
             if let Some(at) = task.deadline() {
-                self.clock.forget(at, index);
+                self.clock.forget(at, Due::Task(index));
             }
             if self.mode > Mode::Running {
                 self.tally.count(outcome);

@@ -11,6 +11,7 @@
 //! ```
 
 use crate::error::ErrorKind;
+use crate::event::Leave;
 use crate::id::WorkerId;
 use crate::sched::clock::{Alarm, Time};
 use crate::sched::scheduler::{Mode, Scheduler};
@@ -58,6 +59,15 @@ impl Staff {
         }
     }
 
+    pub(super) fn resize(&mut self, workers: u32) {
+        self.bucket.resize(workers);
+    }
+
+    /// Whether any worker has ever opened.
+    pub(super) fn has_opened(&self) -> bool {
+        self.told == Some(true)
+    }
+
     /// Whether workers are only started one by one, to see whether one can be.
     pub(super) fn is_probing(&self) -> bool {
         self.failures >= PATIENCE
@@ -67,7 +77,7 @@ impl Staff {
 impl Scheduler {
     pub(super) fn start(&mut self) {
         if self.mode <= Mode::Draining {
-            for seat in self.seats_where(|seat| seat.launches == 0) {
+            for seat in self.seats_where(|seat| seat.launches == 0 && !seat.closed) {
                 self.launch(seat);
             }
         }
@@ -114,6 +124,8 @@ impl Scheduler {
             self.clock.disarm(Alarm::Probe, &mut self.staff.probe);
             self.call_back();
         }
+        self.relieve();
+        self.age();
     }
 
     /// The worker has gone. What it had not begun goes back to its place, the rest is resolved.
@@ -172,22 +184,50 @@ impl Scheduler {
     /// Sees to it that a seat is filled again. `gone`: the last one has gone, and was not merely given up.
     pub(super) fn replace(&mut self, seat: u32, last: &Worker, gone: bool) {
         let place = &mut self.seats[seat as usize];
-        place.free = gone && !last.is_starting() && last.was_sent_away();
-        let closing = last.is_starting() && last.was_sent_away();
+        let (now, away) = (self.clock.now(), last.was_sent_away());
+        place.free = gone && away;
         let wait =
-            if place.free || closing { Time::ZERO } else { place.back_off(seat, self.clock.now(), last) };
-        if last.is_starting() && !closing && self.mode <= Mode::Draining {
+            if away && (gone || last.is_starting()) { Time::ZERO } else { place.back_off(seat, now, last) };
+        let closed = place.closed;
+        if last.is_starting() && (self.mode == Mode::Running || self.mode == Mode::Draining && !away) {
+            self.staff.failures = self.staff.failures.saturating_add(u32::from(!away));
             self.start_failed(last.id);
         }
-        if !self.staff.is_probing() {
+        if !self.staff.is_probing() && !closed {
             let wait = if planted!(self, NoBackOff) { Time::ZERO } else { wait };
+            self.limit_phase(seat, wait);
+        }
+        if self.mode == Mode::Running {
+            self.see_to_probe();
+        }
+    }
+
+    /// Has a place filled that was opened.
+    pub(super) fn fill(&mut self, seat: u32) {
+        if self.staff.is_probing() {
+            return self.see_to_probe();
+        }
+        let wait = self.seats[seat as usize].wait(seat);
+        if wait.is_zero() {
+            self.recruit(seat);
+        } else {
             self.limit_phase(seat, wait);
         }
     }
 
-    /// Counts a failed start. As long as another one is under way there is hope; the last one decides.
+    /// While probing, sees to it that there is a next probe, if there is somewhere to try it.
+    fn see_to_probe(&mut self) {
+        let vacant = self.seats.iter().any(|seat| !seat.closed && seat.worker.is_none());
+        let waits = self.staff.probe.is_some() || self.workers().any(Worker::is_starting);
+        if self.staff.is_probing() && vacant && !waits {
+            let wait = back_off(u32::MAX, self.staff.failures - PATIENCE + 2);
+            self.clock.arm(Alarm::Probe, &mut self.staff.probe, wait);
+        }
+    }
+
+    /// A start has failed, or was not wanted any more. As long as another one is under way there is hope; the last one
+    /// decides.
     fn start_failed(&mut self, worker: WorkerId) {
-        self.staff.failures = self.staff.failures.saturating_add(1);
         if !self.staff.is_probing() || self.workers().any(Worker::is_starting) {
             return;
         }
@@ -221,14 +261,16 @@ impl Scheduler {
         if !self.wants_workers() || self.staff.is_probing() {
             return;
         }
-        if self.pay(seat, Alarm::Seat(seat)) {
+        if self.is_superfluous() {
+            self.close_place(seat, Leave::Idle);
+        } else if self.pay(seat, Alarm::Seat(seat)) {
             self.launch(seat);
         }
     }
 
     /// Starts one worker to see whether starting works again. No other one is being started.
     pub(super) fn probe(&mut self) {
-        let vacant = (0..).zip(&self.seats).find(|(_, seat)| seat.worker.is_none());
+        let vacant = (0..).zip(&self.seats).find(|(_, seat)| seat.worker.is_none() && !seat.closed);
         let Some((seat, _)) = vacant else { return };
         if self.wants_workers() && self.pay(seat, Alarm::Probe) {
             self.staff.gave_up = None;
@@ -239,9 +281,9 @@ impl Scheduler {
     /// Pays for the next worker of a seat, or sets `alarm` for when that can be done.
     fn pay(&mut self, seat: u32, alarm: Alarm) -> bool {
         let place = &mut self.seats[seat as usize];
-        let Err(wait) = (if place.free { Ok(()) } else { self.staff.bucket.take(self.clock.now()) }) else {
-            return true;
-        };
+        let free = place.free || place.launches == 0;
+        let paid = if free { Ok(()) } else { self.staff.bucket.take(self.clock.now()) };
+        let Err(wait) = paid else { return true };
         let due = if alarm == Alarm::Probe { &mut self.staff.probe } else { &mut place.due };
         self.clock.arm(alarm, due, wait);
         false
@@ -255,7 +297,7 @@ impl Scheduler {
             }
             return;
         }
-        for seat in self.seats_where(|seat| seat.worker.is_none() && seat.due.is_none()) {
+        for seat in self.seats_where(|seat| seat.worker.is_none() && seat.due.is_none() && !seat.closed) {
             self.limit_phase(seat, Time::ZERO);
         }
     }
@@ -265,8 +307,11 @@ impl Scheduler {
         let worker = WorkerId::new(self.staff.serial, seat);
         let place = &mut self.seats[seat as usize];
         place.worker = Some(Worker::new(worker, self.clock.now()));
-        self.staff.restarts += u64::from(place.launches > 0);
+        let again = place.launches > 0 && !place.fresh;
+        self.staff.restarts += u64::from(again);
+        place.restarts = place.restarts.saturating_add(u32::from(again));
         place.launches = place.launches.saturating_add(1);
+        place.fresh = false;
         place.free = false;
         self.staff.changed = true;
         self.limit_phase(seat, self.config.start_limit);

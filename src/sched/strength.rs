@@ -4,7 +4,7 @@
 //!            a seat stays vacant                 given up, nobody open
 //!   Full ──────────────────────────▶ Weak ──────────────────────────────▶ None
 //!    ▲                               │  ▲                                  │
-//!    └── every seat has an open ─────┘  └──────────── one opens ───────────┘
+//!    └── all places have an open ────┘  └──────────── one opens ───────────┘
 //!        worker
 //! ```
 
@@ -50,9 +50,9 @@ impl Scheduler {
         let hopeless = self.staff.gave_up.is_some() || told == Strength::None;
         let strength = if probing && hopeless && !self.workers().any(Worker::is_open) {
             Strength::None
-        } else if probing || self.vacancies().next().is_some() {
+        } else if self.vacancies().next().is_some() {
             Strength::Weak
-        } else if told == Strength::Full || !self.workers().any(Worker::is_starting) {
+        } else if told == Strength::Full || self.open() >= self.wanted() {
             Strength::Full
         } else {
             Strength::Weak
@@ -63,9 +63,15 @@ impl Scheduler {
         }
     }
 
+    /// How many workers take tasks.
+    pub(super) fn open(&self) -> u32 {
+        self.workers().filter(|worker| worker.is_open()).count() as u32
+    }
+
     /// The seats that have no worker and should have.
     pub(super) fn vacancies(&self) -> impl Iterator<Item = &Seat> {
-        self.seats.iter().filter(|seat| seat.worker.is_none() && self.mode == Mode::Running)
+        let vacant = |seat: &&Seat| seat.worker.is_none() && !seat.closed;
+        self.seats.iter().filter(vacant).filter(|_| self.mode == Mode::Running)
     }
 
     /// When the next vacant seat may be filled, unless something else happens before.
@@ -81,7 +87,7 @@ impl Scheduler {
             queued: (self.queue.len() + self.alone.len()) as usize,
             queued_bytes: self.queue.bytes(),
             in_flight: workers.iter().map(|worker| worker.tasks.len() + worker.ahead).sum(),
-            wanted: self.seats.len(),
+            wanted: self.wanted() as usize,
             held_back: self.vacancies().count(),
             next_start: self.next_start().map(|due| due.saturating_sub(now)),
             workers,
@@ -106,7 +112,7 @@ impl Scheduler {
             finished: worker.finished,
             age: now.saturating_sub(worker.launched),
             memory: None,
-            restarts: seat.launches.saturating_sub(1),
+            restarts: seat.restarts,
         })
     }
 
@@ -118,7 +124,7 @@ impl Scheduler {
             Strength::Weak => Status::Degraded,
             Strength::None => Status::Failed,
         };
-        (status, self.workers().filter(|worker| worker.is_open()).count(), self.seats.len())
+        (status, self.open() as usize, self.wanted() as usize)
     }
 
     /// Whether all workers that the pool is to have take tasks.
@@ -126,8 +132,8 @@ impl Scheduler {
         let (status, open, wanted) = self.health();
         match status {
             Status::Closed => Readiness::Closed,
-            _ if self.staff.is_probing() => Readiness::GivenUp,
             _ if open >= wanted => Readiness::Ready,
+            _ if self.staff.is_probing() => Readiness::GivenUp,
             _ => Readiness::Pending,
         }
     }

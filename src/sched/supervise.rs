@@ -38,6 +38,10 @@ impl Scheduler {
             }
             // Every call looks for what is to be recalled at its end.
             Alarm::Rebalance => self.rebalance = None,
+            Alarm::Pressed => {
+                self.size.pressed = None;
+                self.pressed();
+            }
             Alarm::Seat(seat) => {
                 self.seats[seat as usize].due = None;
                 match self.worker(seat).map(|worker| worker.phase) {
@@ -185,7 +189,7 @@ impl Scheduler {
     pub(super) fn dismiss(&mut self, seat: u32, reason: Leave) {
         let Some(worker) = self.worker_mut(seat) else { return };
         worker.phase = Phase::Leaving;
-        worker.leave = Some(reason);
+        (worker.leave, worker.dismissed) = (Some(reason), true);
         let worker = worker.id;
         self.limit_phase(seat, self.config.leave_limit);
         self.list(seat);
@@ -227,7 +231,8 @@ impl Scheduler {
             return;
         }
         if cause == Cause::Closing {
-            worker.leave = Some(Leave::Closing);
+            worker.leave.get_or_insert(Leave::Closing);
+            worker.dismissed = true;
         }
         let fresh = !worker.is_starting() && !worker.terminated;
         let worker = worker.id;

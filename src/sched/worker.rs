@@ -38,8 +38,13 @@ pub(super) struct Seat {
     failures: u32,
     /// Whether the next worker costs nothing, because we took the last one away.
     pub(super) free: bool,
-    /// How many workers have sat here.
+    /// How many workers have sat here, and how many lost ones have been replaced since it was opened.
     pub(super) launches: u32,
+    pub(super) restarts: u32,
+    /// Whether it was opened anew, and nobody has sat here since.
+    pub(super) fresh: bool,
+    /// Whether the pool has this place no longer: whoever sits here goes, or works on until a successor has opened.
+    pub(super) closed: bool,
 }
 
 impl Linked for Vec<Seat> {
@@ -53,6 +58,11 @@ impl Linked for Vec<Seat> {
 }
 
 impl Seat {
+    /// How long to wait until the place is filled that was closed for a while.
+    pub(super) fn wait(&self, seat: u32) -> Duration {
+        if self.free || self.launches == 0 { Duration::ZERO } else { back_off(seat, self.failures) }
+    }
+
     /// Counts a worker that went without being asked to, and says how long to wait before the next.
     pub(super) fn back_off(&mut self, seat: u32, now: Time, last: &Worker) -> Duration {
         let old = last.opened.is_some_and(|opened| now.saturating_sub(opened) >= HEALTHY);
@@ -70,8 +80,14 @@ pub(super) struct Worker {
     pub(super) id: WorkerId,
     pub(super) launched: Time,
     pub(super) phase: Phase,
-    /// Why it was told to go, if it was.
+    /// Why another one is started for it, if one is: it goes when that one has opened.
+    pub(super) spent: Option<Leave>,
+    /// Why it is to go, if it is: it gets nothing more to do, and goes when it has nothing left.
     pub(super) leave: Option<Leave>,
+    /// Whether it was told so.
+    pub(super) dismissed: bool,
+    /// How many tasks it was ever sent and has not given back.
+    pub(super) given: u64,
     /// What it holds, in the order of sending.
     pub(super) tasks: List,
     /// What all of them together were predicted to take.
@@ -133,7 +149,10 @@ impl Worker {
             id,
             launched: now,
             phase: Phase::Starting,
+            spent: None,
             leave: None,
+            dismissed: false,
+            given: 0,
             tasks: List::default(),
             worth: Time::ZERO,
             recalls: 0,
@@ -149,7 +168,7 @@ impl Worker {
 
     /// Whether it can be given tasks, were there room.
     pub(super) fn is_open(&self) -> bool {
-        self.phase == Phase::Open && !self.terminated
+        self.phase == Phase::Open && !self.terminated && self.leave.is_none()
     }
 
     pub(super) fn is_doomed(&self) -> bool {
@@ -188,7 +207,9 @@ impl Worker {
     /// How its time has ended, now that it is gone.
     pub(super) fn end(&self) -> End {
         match self.leave {
-            Some(reason) if self.phase != Phase::Doomed(Cause::Violation) => End::Left(reason),
+            Some(reason) if self.dismissed && self.phase != Phase::Doomed(Cause::Violation) => {
+                End::Left(reason)
+            }
             _ if self.is_starting() => End::Unstarted,
             _ => End::Lost(self.blame()),
         }
@@ -198,7 +219,7 @@ impl Worker {
         match self.phase {
             Phase::Starting => WorkerState::Starting,
             Phase::Ready => WorkerState::Ready,
-            Phase::Open if !self.terminated => WorkerState::Open,
+            Phase::Open if self.is_open() => WorkerState::Open,
             _ => WorkerState::Leaving,
         }
     }
@@ -227,7 +248,15 @@ pub(super) struct Bucket {
 
 impl Bucket {
     pub(super) fn new(workers: u32) -> Self {
-        Self { burst: workers.saturating_mul(2).max(5), full: Time::ZERO }
+        Self { burst: Self::burst(workers), full: Time::ZERO }
+    }
+
+    fn burst(workers: u32) -> u32 {
+        workers.saturating_mul(2).max(5)
+    }
+
+    pub(super) fn resize(&mut self, workers: u32) {
+        self.burst = Self::burst(workers);
     }
 
     /// Takes one.

@@ -20,7 +20,8 @@ impl Model {
             ensure!(known.sent > 0, "{task:?} waits for a fresh worker, and {worker:?} is one");
             used += 1;
         }
-        ensure!(used < self.config.workers, "{task:?} waits for a fresh worker, and none is to come");
+        let most = self.sizes.most as usize + self.spent();
+        ensure!(used < most, "{task:?} waits for a fresh worker, and none is to come");
         Ok(())
     }
 }

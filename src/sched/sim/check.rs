@@ -1,7 +1,7 @@
 //! The scheduler's tables must agree with each other. What it does is judged from outside, by the model.
 
 use super::{Checked, ensure};
-use crate::sched::clock::{Alarm, Time};
+use crate::sched::clock::{Alarm, Due, Time};
 use crate::sched::queue::{List, Sent, Stand, Task};
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Phase, Worker};
@@ -21,6 +21,7 @@ impl Scheduler {
         ensure!(expect(Alarm::Limit, self.limit), "limit");
         ensure!(expect(Alarm::Probe, self.staff.probe), "probe");
         ensure!(expect(Alarm::Rebalance, self.rebalance), "rebalance");
+        ensure!(expect(Alarm::Pressed, self.size.pressed), "pressed");
         for (index, seat) in (0..).zip(&self.seats) {
             ensure!(expect(Alarm::Seat(index), seat.due), "seat {index}");
             ensure!(expect(Alarm::Watch(index), seat.watch), "watch {index}");
@@ -44,9 +45,13 @@ impl Scheduler {
         let mut expected = 0;
         for task in self.tasks.all() {
             let Some(at) = task.deadline() else { continue };
-            let set = self.clock.is_expected(at, task.id.index);
+            let set = self.clock.is_expected(at, Due::Task(task.id.index));
             expected += usize::from(set);
             ensure!(set || stopping(task), "{:?} has lost its deadline", task.id);
+        }
+        for (due, at) in [(Due::Age, self.aging), (Due::Idle, self.size.idling)] {
+            ensure!(at.is_none_or(|at| self.clock.is_expected(at, due)), "{due:?} is not to come");
+            expected += usize::from(at.is_some());
         }
         ensure!(expected == self.clock.expected(), "{} deadlines, {expected} owners", self.clock.expected());
         Ok(())
@@ -128,11 +133,12 @@ impl Scheduler {
     fn check_hope(&self) -> Checked {
         let probing = self.staff.is_probing();
         let hope = self.workers().any(Worker::is_starting) || self.staff.probe.is_some();
-        ensure!(self.mode != Mode::Running || !probing || hope, "no probe is to come");
+        let vacant = self.seats.iter().any(|seat| seat.worker.is_none() && !seat.closed);
+        ensure!(self.mode != Mode::Running || !probing || !vacant || hope, "no probe is to come");
         let twice = self.workers().any(Worker::is_starting) && self.staff.probe.is_some();
         ensure!(!twice, "a probe is to come while one is under way");
         for (index, seat) in self.seats.iter().enumerate() {
-            let waits = seat.launches > 0 && seat.worker.is_none() && seat.due.is_none();
+            let waits = !seat.closed && seat.launches > 0 && seat.worker.is_none() && seat.due.is_none();
             ensure!(self.mode != Mode::Running || probing || !waits, "seat {index} is forgotten");
         }
         let draining = self.mode == Mode::Draining && self.waits();

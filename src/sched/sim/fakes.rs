@@ -52,6 +52,8 @@ pub(super) struct Fake {
     pub(super) slots: usize,
     pub(super) sent: u64,
     pub(super) begun: u64,
+    /// How much memory it has.
+    bytes: u64,
     pub(super) silent: bool,
     pub(super) ignores_cancel: bool,
     pub(super) ignores_term: bool,
@@ -193,11 +195,22 @@ impl World {
                     Answer::Cancelled { .. } => Answer::Cancelled { began },
                     Answer::Finished => answer,
                 };
-                return self.feed(Input::Done { worker, task, attempt, answer, used });
+                self.feed(Input::Done { worker, task, attempt, answer, used })?;
+                return self.weigh(worker);
             }
             Deed::Fail(sequence, fault) => return self.misbehave(worker, sequence, fault),
         }
         Ok(())
+    }
+
+    /// A worker that has answered may be weighed. It only grows.
+    fn weigh(&mut self, worker: WorkerId) -> Checked {
+        let grown = self.rng.within(0..8);
+        let weighed = self.rng.percent(50);
+        let Some(fake) = self.fakes.get_mut(&worker).filter(|_| weighed) else { return Ok(()) };
+        fake.bytes += grown;
+        let bytes = fake.bytes;
+        self.feed(Input::Weighed { worker, bytes })
     }
 
     fn misbehave(&mut self, worker: WorkerId, sequence: u64, fault: Fault) -> Checked {

@@ -46,15 +46,14 @@ impl Model {
                 Ok(())
             }
             Action::Drain { worker } => {
-                let isolates = !self.alone().is_empty();
                 let known = self.workers.get_mut(&worker).ok_or("a stranger is drained")?;
                 ensure!(
                     known.held.is_empty() && known.opened.is_some() && !known.drained,
                     "{worker:?} is drained"
                 );
-                let reason = self.closing.is_some() || known.terminated || isolates;
+                let reason = self.closing.is_some() || known.terminated || known.retired.is_some();
                 ensure!(reason, "{worker:?} is drained for nothing");
-                (known.drained, known.replaced) = (true, isolates);
+                known.drained = true;
                 Ok(())
             }
             Action::Ping { worker } => {
@@ -112,7 +111,7 @@ impl Model {
     fn launch(&mut self, worker: WorkerId) -> Checked {
         let shut = self.closing.as_ref().is_some_and(|closing| closing.shut);
         ensure!(!shut, "{worker:?} is launched after shutdown");
-        ensure!(worker.index < self.config.workers, "{worker:?} has no seat");
+        self.may_launch(worker)?;
         let taken =
             self.workers.keys().any(|other| other.index == worker.index || other.serial == worker.serial);
         ensure!(!taken, "{worker:?} is launched onto another");
@@ -129,13 +128,18 @@ impl Model {
             ensure!(!starting, "{worker:?} is a second probe");
         }
         self.launches += 1;
-        let workers = u64::from(self.config.workers);
-        let most = workers + self.free + (2 * workers).max(5) + self.now.as_secs() + 1;
+        let workers = u64::from(self.sizes.widest);
+        // What sits down where nobody has sat before costs nothing.
+        let most = self.sizes.seats() + self.free + (2 * workers).max(5) + self.now.as_secs() + 1;
         ensure!(self.launches <= most, "{} launches after {:?}", self.launches, self.now);
         let known = Known {
             sent: 0,
             held: Vec::new(),
             recalls: 0,
+            given: 0,
+            used_up: false,
+            heavy: false,
+            retired: None,
             unfair: None,
             useful: false,
             alone: false,
@@ -147,7 +151,6 @@ impl Model {
             hung: false,
             violated: false,
             drained: false,
-            replaced: false,
             terminated: false,
             killed: None,
             guilty: false,
@@ -164,11 +167,12 @@ impl Model {
         }
         let since = self.since();
         let slots = self.config.slots as usize;
-        let least =
-            self.workers.values().filter(|known| known.takes_tasks()).map(|known| known.held.len()).min();
+        let able = |known: &&Known| self.can_take(known);
+        let least = self.workers.values().filter(able).map(|known| known.held.len()).min();
         let risky = self.runs_stopping(worker);
         let known = self.workers.get_mut(&worker).ok_or("a stranger gets a task")?;
         ensure!(known.takes_tasks(), "{worker:?} gets {task:?}");
+        ensure!(known.given < self.config.most_tasks, "{worker:?} gets {task:?}, more than it may");
         let load = known.held.len();
         ensure!(load < slots + self.config.ahead as usize, "{worker:?} gets too much");
         ensure!(!alone || known.sent == 0, "{task:?} is to run alone, and {worker:?} was used");
@@ -182,6 +186,8 @@ impl Model {
             known.heard = since;
         }
         known.sent += 1;
+        known.given += 1;
+        known.used_up |= known.given >= self.config.most_tasks;
         known.held.push(task);
         let record = self.tasks.get_mut(&task).ok_or("a resolved task runs")?;
         let held = Held {
@@ -213,15 +219,15 @@ impl Model {
     /// Whether somebody has nothing to do and nobody waits.
     fn is_idle(&self) -> bool {
         let slots = self.config.slots as usize;
-        self.waiting.is_empty() && self.workers.values().any(|it| it.takes_tasks() && it.held.len() < slots)
+        self.waiting.is_empty() && self.workers.values().any(|it| self.can_take(it) && it.held.len() < slots)
     }
 
     fn recall(&mut self, worker: WorkerId, tasks: &[TaskId]) -> Checked {
         let now = self.now;
         let shut = self.closing.as_ref().is_some_and(|closing| closing.shut);
         let reason = shut || self.is_idle() || self.runs_stopping(worker) || self.goes_before(tasks);
-        ensure!(reason, "{worker:?} is asked to give back, for nothing");
         let known = self.workers.get_mut(&worker).ok_or("a stranger is asked to give back")?;
+        ensure!(reason || known.retired.is_some(), "{worker:?} is asked to give back, for nothing");
         ensure!(known.is_reachable() && !tasks.is_empty(), "{worker:?} is asked to give back {tasks:?}");
         known.recalls += 1;
         let running = &known.held[..known.held.len().min(self.config.slots as usize)];
@@ -281,7 +287,8 @@ impl Model {
         let unneeded = known.opened.is_none()
             && (self.tasks.is_empty() || self.closing.as_ref().is_some_and(|it| it.shut));
         let closing = self.closing.as_ref().is_some_and(|closing| closing.aborted || unneeded);
-        let reason = known.guilty || known.violated || known.hung || over || closing;
+        let surplus = known.opened.is_none() && known.retired.is_some();
+        let reason = known.guilty || surplus || known.violated || known.hung || over || closing;
         ensure!(reason, "{worker:?} is killed, innocent");
         known.killed = Some(self.now);
         self.news.tally.killed +=
@@ -340,6 +347,7 @@ impl Model {
         self.is_line_served()?;
         self.is_told_all()?;
         self.is_somebody_fresh()?;
+        self.is_of_size()?;
         self.end_turns();
         self.tasks.values_mut().for_each(|record| record.doubts.clear());
         let ladder = self.config.cancel_grace + self.config.term_grace + SECOND + SLACK;
@@ -362,7 +370,7 @@ impl Model {
             // One is always sent ahead, however long those that run are expected to take.
             let one_ahead =
                 known.held.len() == slots && self.config.ahead > 0 && !self.runs_stopping(*worker);
-            let room = known.takes_tasks() && (known.held.len() < slots || one_ahead);
+            let room = self.can_take(known) && (known.held.len() < slots || one_ahead);
             ensure!(!room || self.waiting.is_empty(), "tasks wait, {worker:?} has room");
             let stopping = self.is_stopping(*worker, Duration::ZERO);
             let silent = known.is_reachable() && !known.held.is_empty() && !stopping;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::notices::News;
 use super::order::Turns;
+use super::sizes::Sizes;
 use crate::error::ErrorKind;
+use crate::event::Leave;
 use crate::id::{TaskId, WorkerId};
 use crate::sched::{Answer, Config, Input, Spec};
 
@@ -34,6 +36,7 @@ pub(super) struct Model {
     pub(super) launches: u64,
     pub(super) free: u64,
     pub(super) news: News,
+    pub(super) sizes: Sizes,
 }
 
 pub(super) struct Record {
@@ -106,6 +109,14 @@ pub(super) struct Known {
     pub(super) held: Vec<TaskId>,
     /// How many recalls it has not answered.
     pub(super) recalls: u32,
+    /// How many tasks it was sent and has not given back.
+    pub(super) given: u64,
+    /// Whether that ever was all that it may: somebody may have been started for it.
+    pub(super) used_up: bool,
+    /// Whether it was found to be too large.
+    pub(super) heavy: bool,
+    /// Why it is to go, once that was told.
+    pub(super) retired: Option<Leave>,
     /// Whether it has finished a task.
     pub(super) useful: bool,
     /// Whether it was given a task that shares it with nobody, and still holds it.
@@ -122,7 +133,6 @@ pub(super) struct Known {
     pub(super) violated: bool,
     pub(super) drained: bool,
     /// Whether it was so for a task that is to run alone, perhaps.
-    pub(super) replaced: bool,
     pub(super) terminated: bool,
     pub(super) killed: Option<Duration>,
     /// Whether it has done, or left undone, what a worker may be killed for.
@@ -141,7 +151,6 @@ pub(super) struct Closing {
 impl Model {
     pub(super) fn new(config: Config) -> Self {
         Self {
-            config,
             now: Duration::ZERO,
             stalled: Duration::ZERO,
             tasks: BTreeMap::new(),
@@ -160,6 +169,8 @@ impl Model {
             launches: 0,
             free: 0,
             news: News::default(),
+            sizes: Sizes::new(&config),
+            config,
         }
     }
 
@@ -211,6 +222,8 @@ impl Model {
             Input::Drain => self.close(None, false, false),
             Input::Shutdown { limit } => self.close(Some(limit), true, false),
             Input::Abort => self.close(None, true, true),
+            Input::Resize { least, most } => self.resized(least, most),
+            Input::Weighed { worker, bytes } => self.weighed(worker, bytes),
             Input::Start | Input::Tick => {}
             Input::Lost { worker, begun } => self.lost(worker, Some(begun)),
             Input::Ready { worker }
@@ -298,6 +311,7 @@ impl Model {
             return;
         }
         known.recalls -= 1;
+        known.given -= tasks.len() as u64;
         for &task in tasks {
             known.held.retain(|&held| held != task);
             let Some(record) = self.tasks.get_mut(&task) else { continue };
@@ -425,7 +439,7 @@ impl Known {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        let leaving = self.violated || self.drained || self.terminated;
+        let leaving = self.violated || self.drained || self.terminated || self.retired.is_some();
         self.opened.is_some() && !leaving && self.is_reachable()
     }
 }

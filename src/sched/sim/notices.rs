@@ -39,6 +39,11 @@ impl News {
 }
 
 impl Model {
+    /// Whether the pool is said to have all the workers that it should have.
+    pub(super) fn is_strong(&self) -> bool {
+        self.news.strength() == Strength::Full
+    }
+
     /// A worker has gone: that has to be told.
     pub(super) fn ended(&mut self, worker: WorkerId, known: &Known, blames: Vec<ErrorKind>) {
         let closing = self.closing.as_ref();
@@ -46,6 +51,8 @@ impl Model {
         let left = |reason| End::Left(reason);
         let lost = blames.into_iter().map(End::Lost);
         let ends = match known.opened {
+            None if known.violated => vec![End::Unstarted],
+            None if known.retired.is_some() => known.retired.into_iter().map(left).collect(),
             None if closing.is_some() && known.killed.is_some() => {
                 vec![End::Unstarted, left(Leave::Closing)]
             }
@@ -54,13 +61,14 @@ impl Model {
             Some(_) if known.drained => {
                 let mut ends = vec![];
                 ends.extend(known.terminated.then_some(left(Leave::Stopped)));
-                ends.extend(known.replaced.then_some(left(Leave::Replaced)));
                 ends.extend(closing.map(|_| left(Leave::Closing)));
+                ends.extend(known.retired.map(left));
                 ends
             }
             Some(_) if aborted && known.killed.is_some() => {
                 let kinds = [ErrorKind::Collateral, ErrorKind::Unresponsive, ErrorKind::Crashed];
-                lost.chain(kinds.map(End::Lost)).chain([left(Leave::Closing)]).collect()
+                let left = [known.retired.unwrap_or(Leave::Closing), Leave::Closing].map(left);
+                lost.chain(kinds.map(End::Lost)).chain(left).collect()
             }
             Some(_) => lost.collect(),
         };
@@ -75,6 +83,7 @@ impl Model {
                 ensure!(known.opened.is_some() && !known.announced, "{worker:?} is told to have opened");
                 known.announced = true;
             }
+            Notice::Leaving { worker, reason } => return self.leaves(worker, reason),
             Notice::Gone { worker, end } => {
                 let ends = self.news.ends.remove(&worker).ok_or("an end is told that was none")?;
                 ensure!(ends.contains(&end), "{worker:?} is told to have ended: {end:?}, not {ends:?}");
@@ -86,12 +95,12 @@ impl Model {
             Notice::Strength(strength) => {
                 ensure!(self.closing.is_none(), "{strength:?} is told at the end");
                 ensure!(strength != self.news.strength(), "{strength:?} is told again");
-                let places = self.config.workers as usize;
-                let short = self.workers.len() < places || self.failures >= 3;
+                let (least, most) = (self.sizes.least as usize, self.sizes.most as usize);
+                let short = self.staying() < most || self.failures >= 3 || self.spent() > 0;
                 let opened = self.workers.values().filter(|known| known.opened.is_some()).count();
                 let takes = self.workers.values().any(Known::is_open);
                 let right = match strength {
-                    Strength::Full => opened >= places && self.failures < 3,
+                    Strength::Full => opened >= least,
                     Strength::Weak => short || self.news.strength() == Strength::None && takes,
                     Strength::None => short && self.failures >= 3 && !takes,
                 };
@@ -113,11 +122,19 @@ impl Model {
         if self.closing.is_some() {
             return Ok(());
         }
-        let (strength, places) = (self.news.strength(), self.config.workers as usize);
+        let strength = self.news.strength();
+        let (least, most) = (self.sizes.least as usize, self.sizes.most as usize);
+        // One that is to make room for a fresh one does so when it has gone.
+        let stays = |known: &Known| known.retired.is_none_or(|reason| reason == Leave::Replaced);
+        let staying = |known: &&Known| stays(known) && known.given < self.config.most_tasks;
+        let staying = self.workers.values().filter(staying).count();
         ensure!(!hopeless || strength == Strength::None, "tasks are refused, yet it is {strength:?}");
-        ensure!(strength != Strength::Full || self.workers.len() >= places, "it is short of workers, untold");
+        ensure!(strength != Strength::Full || staying >= least, "it is short of workers, untold");
         let open = self.workers.values().filter(|known| known.is_open()).count();
-        ensure!(strength == Strength::Full || open < places, "all are open, yet it is {strength:?}");
+        ensure!(
+            strength == Strength::Full || open < most || self.spent() > 0,
+            "all are open, yet it is {strength:?}"
+        );
         ensure!(strength != Strength::None || open == 0, "somebody is open, yet it is {strength:?}");
         Ok(())
     }

@@ -77,14 +77,26 @@ pub(super) struct Plan {
     /// How many ask for a place first, in percent.
     pub(super) asks: u64,
     pub(super) stalls: Vec<(Duration, Duration)>,
+    /// How and when its size is set.
+    pub(super) resizes: Vec<(Duration, Input)>,
     /// How and when the pool is closed, the first time and perhaps again.
     pub(super) closes: Vec<(Duration, Input)>,
 }
 
 impl Plan {
     pub(super) fn new(rng: &mut Rng) -> Self {
+        let (workers, most_workers) = match rng.within(0..5) {
+            0 => (0, rng.within(1..5) as u32),
+            1 => (rng.within(1..4) as u32, rng.within(4..7) as u32),
+            _ => (rng.within(1..6) as u32, 0),
+        };
         let config = Config {
-            workers: rng.within(1..6) as u32,
+            workers,
+            most_workers,
+            idle: rng.pick(&[None, Some(50), Some(300), Some(2000)]).map(Duration::from_millis),
+            most_tasks: rng.pick(&[u64::MAX, u64::MAX, u64::MAX, 1, 3, 20]),
+            most_age: rng.pick(&[None, None, None, Some(300), Some(3000)]).map(Duration::from_millis),
+            most_memory: rng.pick(&[u64::MAX, u64::MAX, 20]),
             slots: rng.pick(&[1, 1, 2, 3, 5]),
             ahead: rng.pick(&[0, 1, 1, 3, 1024]),
             queue_limit: rng.pick(&[1, 5, 20, u32::MAX, u32::MAX, u32::MAX]),
@@ -103,6 +115,10 @@ impl Plan {
             1 => vec![rng.pick(&FAULTS)],
             2 => vec![rng.pick(&FAULTS), rng.pick(&FAULTS)],
             _ => FAULTS.to_vec(),
+        };
+        let resizes = match rng.within(0..3) {
+            0 => (0..rng.within(1..8)).map(|_| (within(rng), resize(rng))).collect(),
+            _ => Vec::new(),
         };
         let mut closes = Vec::new();
         if rng.percent(40) {
@@ -138,6 +154,7 @@ impl Plan {
             chaos,
             faults,
             stalls,
+            resizes,
             closes,
         }
     }
@@ -145,6 +162,11 @@ impl Plan {
     pub(super) fn is_black(&self, now: Duration) -> bool {
         self.blackout.is_some_and(|(from, length)| now >= from && now < from + length)
     }
+}
+
+fn resize(rng: &mut Rng) -> Input {
+    let (least, most) = (rng.within(0..7) as u32, rng.within(1..7) as u32);
+    Input::Resize { least, most: if rng.percent(30) { most } else { 0 } }
 }
 
 pub(super) fn close(rng: &mut Rng) -> Input {

@@ -15,7 +15,8 @@ impl Model {
         past.lost = self.now;
         // One that was told to go and would not is no better than one that crashed.
         let went = known.terminated || known.drained && known.killed.is_none();
-        past.free = gone && known.opened.is_some() && went && !known.violated;
+        let away = if known.opened.is_some() { went } else { known.retired.is_some() };
+        past.free = gone && away && !known.violated;
         self.free += u64::from(past.free);
         if !past.free {
             if known.useful || known.opened.is_some_and(|opened| self.now - opened >= HEALTHY) {
@@ -24,7 +25,7 @@ impl Model {
             past.failures += 1;
         }
         if known.opened.is_none() {
-            self.failures += 1;
+            self.failures += u32::from(known.retired.is_none() || known.violated);
             if self.failures >= 3 {
                 self.probing = Some(self.now);
                 self.despair();

@@ -99,7 +99,7 @@ impl World {
         for (at, length) in self.plan.stalls.clone() {
             self.at(at, Event::Stall(length));
         }
-        for (at, input) in self.plan.closes.clone() {
+        for (at, input) in [self.plan.resizes.clone(), self.plan.closes.clone()].concat() {
             self.at(at, Event::Input(input));
         }
         let chaos = self.plan.chaos + Duration::from_millis(500);
@@ -349,6 +349,7 @@ fn kind(action: &Action) -> String {
         Action::Run { attempt: 2.., .. } => "Run again".to_owned(),
         Action::Started { ok } => format!("Started {ok}"),
         Action::Tell(Notice::Strength(strength)) => format!("Tell {strength:?}"),
+        Action::Tell(Notice::Leaving { reason, .. }) => format!("Tell Leaving {reason:?}"),
         Action::Tell(Notice::Gone { end: End::Left(reason), .. }) => format!("Tell Left {reason:?}"),
         Action::Tell(Notice::Gone { end: End::Lost(_), .. }) => "Tell Lost".to_owned(),
         Action::Tell(Notice::Gone { end, .. }) => format!("Tell {end:?}"),

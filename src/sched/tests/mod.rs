@@ -3,6 +3,7 @@
 mod ahead;
 mod places;
 mod retry;
+mod size;
 mod speed;
 mod staff;
 mod tasks;
@@ -59,7 +60,12 @@ impl Pool {
 
     /// As many workers as wanted, not open yet, that may be sent so much ahead.
     pub(super) fn sent_ahead(workers: u32, slots: u32, ahead: u32) -> Self {
-        let scheduler = Scheduler::new(Config { workers, slots, ahead, ..Config::default() });
+        Self::configured(Config { workers, slots, ahead, ..Config::default() }, workers)
+    }
+
+    /// So many workers, not open yet, which are all that the pool begins with.
+    pub(super) fn configured(config: Config, workers: u32) -> Self {
+        let scheduler = Scheduler::new(config);
         let mut pool = Self { scheduler, now: Instant::now(), wanted: Vec::new(), told: Vec::new() };
         pool.put(Input::Start);
         let launches: Vec<_> =

@@ -4,6 +4,7 @@
 mod blob;
 mod context;
 mod driver;
+mod emit;
 mod error;
 mod event;
 mod id;
@@ -21,9 +22,10 @@ mod worker;
 
 pub use blob::Blob;
 pub use context::Context;
+pub use emit::Emitter;
 pub use error::{Error, ErrorKind, Exit};
 pub use event::{Event, Health, Leave, Stats, Status, Summary, TaskStats, WorkerState, WorkerStats};
 pub use id::{TaskId, WorkerId};
 pub use pool::{AbortHandle, Closing, Events, Items, Permit, Pool, PoolBuilder, Run};
-pub use task::Task;
+pub use task::{StreamTask, Task};
 pub use worker::Worker;

@@ -1,16 +1,18 @@
-//! What a user declares: tasks, and the table from their names to erased functions. It knows nothing of how inputs and
+//! What a user declares: tasks, streams, and the table from their names to erased functions. It knows nothing of how inputs and
 //! outputs travel.
 
 use std::any::type_name;
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use pin_project_lite::pin_project;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::context::Context;
+use crate::emit::{Emitter, Outlet};
 use crate::wire::{frame::TaskType, payload::Gather, payload::Payload};
 
 /// A piece of work that can run in another process.
@@ -50,6 +52,55 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     fn run(self, cx: Context) -> impl Future<Output = Self::Output> + Send;
 }
 
+/// A piece of work that gives back many items, one by one, while it runs in another process.
+///
+/// As for a [`Task`], the value is the input, and the task may await, block or compute. What it gives back goes into an
+/// [`Emitter`], at the pace at which it is read: see there for credit. The stream ends when `run` returns.
+///
+/// With the default of one slot a stream has its worker to itself until it ends, also while its consumer does not read.
+///
+/// ```
+/// use procpool::{Context, Emitter, StreamTask};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Lines(std::path::PathBuf);
+///
+/// impl StreamTask for Lines {
+///     const NAME: &'static str = "lines";
+///     type Item = Result<String, String>;
+///
+///     async fn run(self, _cx: Context, out: Emitter<Self::Item>) {
+///         let text = std::fs::read_to_string(self.0);
+///         let lines = text.as_ref().map(|text| text.lines()).map_err(ToString::to_string);
+///         let sent = match lines {
+///             // It may block: the consumer's reading is heard all the same.
+///             Ok(mut lines) => lines.try_for_each(|line| out.blocking_send(Ok(line.to_owned()))),
+///             Err(error) => out.blocking_send(Err(error)),
+///         };
+///         if sent.is_err() {
+///             // Nobody reads any more. There is nothing to clean up here.
+///         }
+///     }
+/// }
+/// ```
+pub trait StreamTask: Serialize + DeserializeOwned + Send + 'static {
+    /// The name under which the worker knows the task, unique among a worker's tasks and streams.
+    const NAME: &'static str;
+    /// Raise it when the meaning of input or items changes, so that a worker of another build is refused. Default: 0.
+    const VERSION: u32 = 0;
+    /// What it gives back, item by item.
+    type Item: Serialize + DeserializeOwned + Send + 'static;
+
+    /// Does the work, in the worker.
+    ///
+    /// A panic fails this stream only; its consumer gets what was sent before it, then an error with the message and the
+    /// place. When the consumer goes or the time is over, sending fails, also where it waits for credit just then; what
+    /// else is true of a cancelled [`Task`] holds here too. A stream that returns after it was told to stop counts as
+    /// cancelled: its consumer must not take a part for the whole.
+    fn run(self, cx: Context, out: Emitter<Self::Item>) -> impl Future<Output = ()> + Send;
+}
+
 /// The tasks that a worker knows, in the order of their registration.
 #[derive(Default)]
 pub(crate) struct Table {
@@ -59,8 +110,16 @@ pub(crate) struct Table {
 /// One task type.
 pub(crate) struct Row {
     pub(crate) kind: TaskType,
-    start: fn(&Payload, Context) -> Result<Running, postcard::Error>,
+    start: Start,
 }
+
+/// How a task is decoded and begun; a stream is told where its items go.
+enum Start {
+    Task(fn(&Payload, Context) -> Started),
+    Stream(fn(&Payload, Context, Arc<dyn Outlet>) -> Started),
+}
+
+type Started = Result<Running, postcard::Error>;
 
 /// A task that has been decoded and can be polled.
 pub(crate) type Running = Pin<Box<dyn Erased + Send>>;
@@ -86,6 +145,18 @@ pub(crate) fn describe<T: Task>() -> TaskType {
         version: T::VERSION,
         input: Cow::Borrowed(type_name::<T>()),
         output: Cow::Borrowed(type_name::<T::Output>()),
+        stream: false,
+    }
+}
+
+/// As [`describe`], for a stream.
+pub(crate) fn describe_stream<T: StreamTask>() -> TaskType {
+    TaskType {
+        name: Cow::Borrowed(T::NAME),
+        version: T::VERSION,
+        input: Cow::Borrowed(type_name::<T>()),
+        output: Cow::Borrowed(type_name::<T::Item>()),
+        stream: true,
     }
 }
 
@@ -96,7 +167,16 @@ impl Table {
     ///
     /// When there is one of that name already; the message names both types.
     pub(crate) fn add<T: Task>(&mut self) {
-        self.push(Row { kind: describe::<T>(), start: start::<T> });
+        self.push(Row { kind: describe::<T>(), start: Start::Task(start::<T>) });
+    }
+
+    /// Adds a stream type.
+    ///
+    /// # Panics
+    ///
+    /// As [`add`](Self::add).
+    pub(crate) fn add_stream<T: StreamTask>(&mut self) {
+        self.push(Row { kind: describe_stream::<T>(), start: Start::Stream(start_stream::<T>) });
     }
 
     /// Adds the task types of another table, behind those that are there.
@@ -128,20 +208,30 @@ impl Table {
         self.rows.iter().map(|row| row.kind.clone()).collect()
     }
 
-    /// Decodes the input of a task of the type at `index`; `None` if there is no such type.
+    /// Decodes the input of a task of the type at `index`; `None` if there is no such type. Where its items go is asked of a
+    /// stream only.
     pub(crate) fn start(
         &self,
         index: u32,
         input: &Payload,
         cx: Context,
-    ) -> Option<Result<Running, postcard::Error>> {
-        self.rows.get(index as usize).map(|row| (row.start)(input, cx))
+        outlet: impl FnOnce() -> Arc<dyn Outlet>,
+    ) -> Option<Started> {
+        self.rows.get(index as usize).map(|row| match row.start {
+            Start::Task(start) => start(input, cx),
+            Start::Stream(start) => start(input, cx, outlet()),
+        })
     }
 }
 
-fn start<T: Task>(input: &Payload, cx: Context) -> Result<Running, postcard::Error> {
+fn start<T: Task>(input: &Payload, cx: Context) -> Started {
     let task: T = input.decode()?;
     Ok(Box::pin(Typed { future: task.run(cx) }))
+}
+
+fn start_stream<T: StreamTask>(input: &Payload, cx: Context, outlet: Arc<dyn Outlet>) -> Started {
+    let task: T = input.decode()?;
+    Ok(Box::pin(Typed { future: task.run(cx, Emitter::new(outlet)) }))
 }
 
 pin_project! {

@@ -514,3 +514,32 @@ fn a_loop_that_never_looks_up_is_given_up_and_its_thread_goes_when_it_can() {
         until(|| ENDED.lock().unwrap().len() == 2).await;
     });
 }
+
+#[test]
+fn streams_flow_there_and_their_producers_are_told_to_stop() {
+    on_both_runtimes(|| async {
+        let pool = threads(1).build().await.unwrap();
+        for way in WAYS {
+            let counted: Vec<u64> = pool.stream(Count { to: 3000, way }).try_collect().await.unwrap();
+            assert_eq!(counted, (0..3000).collect::<Vec<_>>(), "{way:?}");
+        }
+        for (blocking, aborted) in [(false, false), (true, false), (false, true), (true, true)] {
+            let folder = Folder::new();
+            let sent = folder.file("sent");
+            let pool = threads(1).build().await.unwrap();
+            let items = pool.stream(Produce { sent: sent.clone(), bytes: 10, blocking });
+            until(|| length(&sent) == 64).await;
+            if aborted {
+                pool.abort().await;
+                let came = items.collect::<Vec<_>>().await;
+                assert!(
+                    came.len() <= 65 && came.last().unwrap().as_ref().is_err_and(|error| error.is_closed())
+                );
+            } else {
+                drop(items);
+                until(|| notes(&sent.with_extension("error")) == ["Cancelled"]).await;
+                assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
+            }
+        }
+    });
+}

@@ -1,4 +1,5 @@
-//! Many tasks as a stream: order, laziness, bounds, errors by index, endless inputs, and dropping in the middle.
+//! Many tasks as a stream: order, laziness, bounds, errors by index, endless inputs, inputs that come as a stream, and
+//! dropping in the middle.
 
 mod support;
 
@@ -6,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::stream::{FusedStream, StreamExt, TryStreamExt};
+use futures::{FutureExt, SinkExt};
 use procpool::Pool;
 use support::*;
 
@@ -104,5 +106,70 @@ fn a_stream_does_not_keep_its_pool_alive() {
         // What had been answered may still come; then every further input is refused.
         let closed = items.take(5000).filter(|item| std::future::ready(item.is_err())).next().await;
         assert!(closed.unwrap().unwrap_err().is_closed());
+    });
+}
+
+#[test]
+fn inputs_may_come_as_a_stream_in_their_own_time() {
+    on_both_runtimes(|| async {
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        let (mut sender, receiver) = futures::channel::mpsc::channel(0);
+        let mut items = pool.map_stream(receiver.map(Echo));
+        for n in 0..100 {
+            // Nothing is there, nothing is under way: that is not the end.
+            assert!(items.next().now_or_never().is_none() && !items.is_terminated());
+            let (sent, item) = futures::join!(sender.send(n), items.next());
+            sent.unwrap();
+            assert_eq!(item.unwrap().unwrap(), n);
+        }
+        drop(sender);
+        assert!(items.next().await.is_none() && items.is_terminated());
+        assert!(items.next().await.is_none());
+    });
+}
+
+#[test]
+fn outputs_of_a_stream_of_inputs_come_in_order_or_as_they_come() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        let inputs = || futures::stream::iter([300, 1, 2, 3]).map(|ms| Block { ms });
+        let ordered: Vec<u64> = pool.map_stream(inputs()).try_collect().await.unwrap();
+        assert_eq!(ordered, [300, 1, 2, 3]);
+        let unordered: Vec<u64> = pool.map_stream_unordered(inputs()).try_collect().await.unwrap();
+        assert_eq!(unordered.last(), Some(&300));
+    });
+}
+
+#[test]
+fn a_stream_of_inputs_is_read_lazily_and_within_bounds() {
+    on_a_runtime(|| async {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        let count = Arc::clone(&taken);
+        let inputs = futures::stream::iter(0..).map(move |n| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Echo(n)
+        });
+        let mut items = pool.map_stream(inputs);
+        assert_eq!(taken.load(Ordering::Relaxed), 0, "nothing is taken before the first poll");
+        for n in 0..3000 {
+            assert_eq!(items.next().await.unwrap().unwrap(), n);
+            assert!(taken.load(Ordering::Relaxed) <= n as usize + 1 + 1024);
+        }
+        drop(items);
+        until(|| pool.stats().in_flight + pool.stats().queued == 0).await;
+    });
+}
+
+#[test]
+fn one_pools_items_can_be_anothers_inputs() {
+    on_a_runtime(|| async {
+        let (first, second) =
+            futures::try_join!(Pool::builder().workers(1).build(), Pool::builder().workers(1).build())
+                .unwrap();
+        let numbers = first.stream(Count { to: 5000, way: Sending::Await });
+        let inputs = numbers.map(|number| Echo(number.unwrap()));
+        let outputs: Vec<u64> = second.map_stream(inputs).try_collect().await.unwrap();
+        assert_eq!(outputs, (0..5000).collect::<Vec<_>>());
     });
 }

@@ -16,6 +16,8 @@
 //! | W3s, W3v | the same as `Vec<u8>`, with serde_bytes and without | the same |
 //! | W4 | pool of 2 and of 8, until every worker has answered, ms | none |
 //! | W7 | 1 000 Pareto sleeps over 2 and 8 workers, makespan | the bound max(sum / workers, longest) |
+//! | W9 | one task that emits 1 M small items, items/s | windowed echo of frames over one socket pair |
+//! | W9m | 1 GB of items from a fast producer to a slow consumer: how much this process grows | none |
 
 mod table;
 mod w3;
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::join_all;
-use procpool::{Context, Pool, Task, Worker};
+use procpool::{Context, Emitter, Pool, StreamTask, Task, Worker};
 use serde::{Deserialize, Serialize};
 use table::Table;
 
@@ -54,7 +56,41 @@ impl Task for Nap {
     }
 }
 
+/// Numbers, or items of this many bytes.
+#[derive(Serialize, Deserialize)]
+struct Count(u64);
+
+impl StreamTask for Count {
+    const NAME: &'static str = "count";
+    type Item = u64;
+
+    async fn run(self, _: Context, out: Emitter<u64>) {
+        for n in 0..self.0 {
+            if out.send(n).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pour(u64, usize);
+
+impl StreamTask for Pour {
+    const NAME: &'static str = "pour";
+    type Item = serde_bytes::ByteBuf;
+
+    async fn run(self, _: Context, out: Emitter<serde_bytes::ByteBuf>) {
+        for _ in 0..self.0 {
+            if out.send(serde_bytes::ByteBuf::from(vec![1; self.1])).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
 const TASKS: u64 = 100_000;
+const ITEMS: u64 = 1_000_000;
 const WINDOW: usize = 1024;
 
 fn main() {
@@ -64,6 +100,8 @@ fn main() {
         .task::<w3::Bulk>()
         .task::<w3::Plain>()
         .task::<Nap>()
+        .stream::<Count>()
+        .stream::<Pour>()
         .init();
     if std::env::args().nth(1).as_deref() == Some("yardstick") {
         return yardstick::child();
@@ -84,6 +122,9 @@ fn main() {
     }
     if table.wants("W7") {
         runtime.block_on(w7(&mut table));
+    }
+    if table.wants("W9") {
+        runtime.block_on(w9(&mut table));
     }
     table.finish();
 }
@@ -196,4 +237,40 @@ async fn w7(table: &mut Table) {
             (value / bound, shown, value / bound <= target)
         });
     }
+}
+
+async fn w9(table: &mut Table) {
+    let pool = pool(1).await;
+    let mut raw = yardstick::Echo::start(1);
+    for round in 0..7 {
+        let frames = raw.frames_per_second(ITEMS, WINDOW);
+        let streamed = rate(ITEMS, async {
+            let (mut items, mut expected) = (pool.stream(Count(ITEMS)), 0);
+            while let Some(item) = items.next().await {
+                assert_eq!(item.expect("an item"), expected);
+                expected += 1;
+            }
+            assert_eq!(expected, ITEMS);
+        })
+        .await;
+        if round > 0 {
+            table.round("W9", "items/s", streamed, frames);
+        }
+    }
+    table.judge("W9", |value, raw| (value / raw, ">= 1 M/s", value >= 1e6));
+    for _ in 0..3 {
+        let before = yardstick::resident_mib();
+        let (mut items, mut read, mut most) = (pool.stream(Pour(ITEMS, 1 << 10)), 0, before);
+        while let Some(item) = items.next().await {
+            item.expect("an item");
+            read += 1;
+            if read % 500 == 0 {
+                most = most.max(yardstick::resident_mib());
+                tokio::time::sleep(Duration::from_micros(200)).await;
+            }
+        }
+        assert_eq!(read, ITEMS);
+        table.round("W9m", "MiB", most - before, f64::NAN);
+    }
+    table.judge("W9m", |value, _| (f64::NAN, "<= 8 MiB", value <= 8.0));
 }

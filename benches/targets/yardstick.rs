@@ -202,3 +202,10 @@ pub(crate) fn pareto_us(count: usize) -> Vec<u64> {
     };
     (0..count).map(|_| (1000.0 / uniform().powf(1.0 / 1.3)).min(250_000.0) as u64).collect()
 }
+
+/// How much memory this process has, in MiB.
+pub(crate) fn resident_mib() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
+    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number of pages");
+    pages * 4096.0 / f64::from(1 << 20)
+}

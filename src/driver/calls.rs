@@ -9,6 +9,7 @@ use slab::Slab;
 
 use super::options::Leash;
 use super::report;
+use super::stream::Streaming;
 use crate::error::Error;
 use crate::id::TaskId;
 use crate::wire::payload::Payload;
@@ -41,6 +42,8 @@ enum Phase {
         leash: Option<Arc<Leash>>,
     },
     Answered(Result<Payload, Error>),
+    /// A stream, from its submission to its end.
+    Streaming(Box<Streaming>),
 }
 
 /// The kind of a call that only has a place yet.
@@ -57,11 +60,15 @@ impl Calls {
         kind: u32,
         input: Payload,
         leash: Option<Arc<Leash>>,
+        stream: bool,
     ) -> Result<TaskId, Error> {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
         let id = leash.as_ref().map(|leash| leash.id);
-        let phase = Phase::Waiting { input, waker: None, leash };
+        let phase = match stream {
+            false => Phase::Waiting { input, waker: None, leash },
+            true => Phase::Streaming(Box::new(Streaming::new(input, leash))),
+        };
         let index = self.calls.insert(Call { serial, kind, placed: false, wanted: true, phase });
         let Ok(place) = u32::try_from(index) else {
             self.calls.remove(index);
@@ -81,19 +88,22 @@ impl Calls {
     pub(super) fn input(&self, task: TaskId) -> Option<(u32, Payload)> {
         match self.get(task) {
             Some(Call { kind, phase: Phase::Waiting { input, .. }, .. }) => Some((*kind, input.clone())),
+            Some(Call { kind, phase: Phase::Streaming(stream), .. }) => Some((*kind, stream.input()?)),
             _ => None,
         }
     }
 
     /// Says what a place is used for, unless that call is answered already.
-    pub(super) fn redeem(&mut self, task: TaskId, real: u32, bytes: Payload) -> bool {
-        match self.get_mut(task) {
-            Some(Call { kind, phase: Phase::Waiting { input, .. }, .. }) => {
-                (*kind, *input) = (real, bytes);
-                true
-            }
-            _ => false,
+    pub(super) fn redeem(&mut self, task: TaskId, kind: u32, payload: Payload, stream: bool) -> bool {
+        let Some(call) = self.get_mut(task) else { return false };
+        let Phase::Waiting { input, leash, .. } = &mut call.phase else { return false };
+        call.kind = kind;
+        if stream {
+            call.phase = Phase::Streaming(Box::new(Streaming::new(payload, leash.take())));
+        } else {
+            *input = payload;
         }
+        true
     }
 
     /// Notes that a call has a place in the queue. The waker that is given back is to be woken when the lock is free.
@@ -102,7 +112,7 @@ impl Calls {
         call.placed = true;
         match &mut call.phase {
             Phase::Waiting { waker, .. } => waker.take(),
-            Phase::Answered(_) => None,
+            Phase::Answered(_) | Phase::Streaming(_) => None,
         }
     }
 
@@ -124,18 +134,39 @@ impl Calls {
     pub(super) fn answer(&mut self, task: TaskId, answer: Result<Payload, Error>) -> Option<Waker> {
         let call = self.get_mut(task)?;
         let wanted = call.wanted;
-        let before = std::mem::replace(&mut call.phase, Phase::Answered(answer));
+        let (waker, leash) = match &mut call.phase {
+            Phase::Streaming(stream) => stream.end(answer),
+            phase => match std::mem::replace(phase, Phase::Answered(answer)) {
+                Phase::Waiting { waker, leash, .. } => (waker, leash),
+                Phase::Answered(_) | Phase::Streaming(_) => (None, None),
+            },
+        };
         if !wanted {
             self.calls.remove(task.slot());
         }
-        match before {
-            Phase::Waiting { waker, leash, .. } => {
-                if let Some(leash) = leash {
-                    self.leashed.remove(&(leash.id, task));
-                }
-                waker
-            }
-            Phase::Answered(_) => None,
+        if let Some(leash) = leash {
+            self.leashed.remove(&(leash.id, task));
+        }
+        waker
+    }
+
+    /// A stream that somebody will read.
+    pub(super) fn stream(&mut self, task: TaskId) -> Option<&mut Streaming> {
+        match self.get_mut(task) {
+            Some(Call { phase: Phase::Streaming(stream), wanted: true, .. }) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a stream's call.
+    pub(super) fn is_stream(&self, task: TaskId) -> bool {
+        matches!(self.get(task), Some(Call { phase: Phase::Streaming(_), .. }))
+    }
+
+    /// Forgets a call that nobody will ask for again.
+    pub(super) fn remove(&mut self, task: TaskId) {
+        if self.get(task).is_some() {
+            self.calls.remove(task.slot());
         }
     }
 
@@ -148,20 +179,26 @@ impl Calls {
         }
         match self.calls.remove(task.slot()).phase {
             Phase::Answered(answer) => (Poll::Ready(answer), Some(new)),
-            Phase::Waiting { waker, .. } => (Poll::Pending, waker),
+            Phase::Waiting { .. } | Phase::Streaming(_) => (Poll::Ready(Err(report::closed())), Some(new)),
         }
     }
 
-    /// Notes that nobody will ask for the answer. Whether there is still something to cancel, and a waker to be dropped as
-    /// in `poll`.
-    pub(super) fn release(&mut self, task: TaskId) -> (bool, Option<Waker>) {
-        let Some(call) = self.get_mut(task) else { return (false, None) };
+    /// Notes that nobody will ask for the answer. Whether there is still something to cancel, and what is to be dropped as
+    /// in `poll`: a waker, or all of a stream.
+    pub(super) fn release(&mut self, task: TaskId) -> (bool, (Option<Waker>, Option<Box<Streaming>>)) {
+        let Some(call) = self.get_mut(task) else { return (false, (None, None)) };
         call.wanted = false;
-        if let Phase::Waiting { waker, .. } = &mut call.phase {
-            return (true, waker.take());
+        match &mut call.phase {
+            Phase::Waiting { waker, .. } => return (true, (waker.take(), None)),
+            Phase::Streaming(stream) if !stream.is_over() => {
+                return (true, (None, Some(Box::new(stream.abandon()))));
+            }
+            Phase::Answered(_) | Phase::Streaming(_) => {}
         }
-        self.calls.remove(task.slot());
-        (false, None)
+        match self.calls.remove(task.slot()).phase {
+            Phase::Streaming(stream) => (false, (None, Some(stream))),
+            Phase::Answered(_) | Phase::Waiting { .. } => (false, (None, None)),
+        }
     }
 
     /// The calls on a leash that are not answered yet.
@@ -186,7 +223,8 @@ mod tests {
     #[test]
     fn h6_serials_go_on_behind_the_last_one() {
         let mut calls = Calls { serial: u32::MAX - 3, ..Calls::default() };
-        let tasks: Vec<TaskId> = (0..8).map(|_| calls.insert(0, Payload::default(), None).unwrap()).collect();
+        let tasks: Vec<TaskId> =
+            (0..8).map(|_| calls.insert(0, Payload::default(), None, false).unwrap()).collect();
         for (n, task) in tasks.iter().enumerate() {
             assert!(calls.get(*task).is_some() && !tasks[..n].contains(task), "{task:?}");
         }

@@ -12,6 +12,7 @@ mod port;
 mod report;
 mod session;
 mod state;
+mod stream;
 mod submit;
 
 use std::os::fd::OwnedFd;
@@ -193,11 +194,11 @@ impl Driver {
     /// Nobody will ask for the task's answer any more.
     pub(crate) fn release(&self, task: TaskId, cancel: bool) {
         let _old = self.shared.with(|state, now| {
-            let (waits, waker) = state.calls.release(task);
+            let (waits, old) = state.calls.release(task);
             if waits && cancel {
                 state.handle(now, Input::Cancel { task });
             }
-            waker
+            old
         });
     }
 

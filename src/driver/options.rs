@@ -53,6 +53,7 @@ impl Options {
             timeout: self.timeout,
             retries: self.retries,
             deadline: self.deadline.map(|at| at.saturating_duration_since(now)),
+            stream: false,
         }
     }
 }

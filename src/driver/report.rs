@@ -19,6 +19,7 @@ pub(super) struct About {
     pub(super) worker: Option<WorkerId>,
     pub(super) pid: Option<u32>,
     pub(super) attempts: u32,
+    pub(super) stream: bool,
 }
 
 /// What is known about a worker's end.
@@ -81,6 +82,7 @@ impl About {
 
 /// What the caller gets when its worker answered, but not with an output.
 pub(super) fn unanswered(about: About, verdict: Verdict) -> Error {
+    let output = if about.stream { "an item" } else { "its output" };
     let ran = !matches!(verdict, Verdict::UnknownTask | Verdict::BadInput { .. });
     let attempts = about.attempts.saturating_sub(u32::from(!ran));
     let error = match verdict {
@@ -93,12 +95,12 @@ pub(super) fn unanswered(about: About, verdict: Verdict) -> Error {
             .error(ErrorKind::Codec, format!("its input could not be decoded: {reason}"))
             .with(|report| report.advice = Some(CODEC_ADVICE.into())),
         Verdict::BadOutput { reason } => about
-            .error(ErrorKind::Codec, format!("its output could not be encoded: {reason}"))
+            .error(ErrorKind::Codec, format!("{output} could not be encoded: {reason}"))
             .with(|report| report.advice = Some(CODEC_ADVICE.into())),
         Verdict::TooLarge { bytes } => about
             .error(
                 ErrorKind::LimitExceeded,
-                format!("its output of {bytes} bytes is larger than a message may be"),
+                format!("{output} of {bytes} bytes is larger than a message may be"),
             )
             .with(|report| {
                 report.advice = Some("raise PoolBuilder::message_limit or return less at once".into())
@@ -299,10 +301,19 @@ pub(super) fn find(table: &[TaskType], ours: &TaskType) -> Result<u32, Error> {
         )
         .with(|report| {
             report.task_name = Some(ours.name.clone());
-            report.advice = Some(format!("add .task::<{}>() to the Worker", ours.input).into());
+            let add = if ours.stream { "stream" } else { "task" };
+            report.advice = Some(format!("add .{add}::<{}>() to the Worker", ours.input).into());
         }));
     };
     let theirs = &table[position];
+    if theirs.stream != ours.stream {
+        let (what, with) = if theirs.stream { ("stream", "stream") } else { ("task", "run") };
+        let message = format!("the workers know a {what} of that name");
+        return Err(Error::new(ErrorKind::UnknownTask, message).with(|report| {
+            report.task_name = Some(ours.name.clone());
+            report.advice = Some(format!("start it with Pool::{with}").into());
+        }));
+    }
     if theirs != ours {
         let show = |side: &TaskType| format!("version {} {} -> {}", side.version, side.input, side.output);
         let message = format!("the workers' task of that name is {}, ours is {}", show(theirs), show(ours));

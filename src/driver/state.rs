@@ -63,8 +63,9 @@ pub(super) struct State {
 }
 
 /// What the driver holds while the scheduler decides what it means.
-enum Hand<'a> {
+pub(super) enum Hand<'a> {
     Empty,
+    Item(Payload),
     Answer { worker: WorkerId, attempt: u32, verdict: Verdict, body: Payload },
     Death(WorkerId, &'a Death),
 }
@@ -108,13 +109,18 @@ impl State {
     }
 
     fn handle_with(&mut self, now: Instant, input: Input, mut hand: Hand<'_>) {
+        self.handle_holding(now, input, &mut hand);
+    }
+
+    /// The same. What is still in the hand after that was not wanted.
+    pub(super) fn handle_holding(&mut self, now: Instant, input: Input, hand: &mut Hand<'_>) {
         // Only the clock's task lets time pass: it runs where the links' tasks do. Callers on other threads are punctual
         // while those stand still, and nobody would be heard in time.
         let due = self.sched.poll_timeout().filter(|due| *due <= now && !matches!(input, Input::Tick));
         let now = due.and_then(|due| due.checked_sub(Duration::from_nanos(1))).unwrap_or(now);
         self.sched.handle(now, input);
         while let Some(action) = self.sched.poll_action() {
-            self.perform(action, &mut hand);
+            self.perform(action, hand);
         }
     }
 
@@ -264,6 +270,7 @@ impl State {
                 let used = Duration::from_micros(used_us.into());
                 self.handle_with(now, Input::Done { worker, task, attempt, answer, used }, hand);
             }
+            ToParent::Item { task, attempt } => self.receive_item(now, worker, task, attempt, body),
             ToParent::Recalled { tasks } => self.handle(now, Input::Recalled { worker, tasks }),
             ToParent::Bye => self.handle(now, Input::Bye { worker }),
             ToParent::Ping { nonce } => {
@@ -272,7 +279,6 @@ impl State {
             }
             ToParent::Pong { .. } | ToParent::Nudge => self.handle(now, Input::Heard { worker }),
             ToParent::Started { .. }
-            | ToParent::Item { .. }
             | ToParent::Chunk { .. }
             | ToParent::Log { .. }
             | ToParent::Usage { .. }
@@ -307,6 +313,12 @@ impl State {
                 let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
                 self.send(worker, &ToWorker::Cancel { task, grace_ms });
             }
+            Action::Deliver { task } => {
+                if let Hand::Item(item) = std::mem::replace(hand, Hand::Empty) {
+                    self.deliver(task, item);
+                }
+            }
+            Action::Credit { worker, task, credit } => self.send(worker, &ToWorker::Credit { task, credit }),
             Action::Recall { worker, tasks } => self.send(worker, &ToWorker::Recall { tasks }),
             Action::Drain { worker } => self.send(worker, &ToWorker::Drain),
             Action::Ping { worker } => self.send(worker, &ToWorker::Ping { nonce: 0 }),
@@ -388,7 +400,7 @@ impl State {
                     Err(report::unanswered(self.about(task, Some(worker), attempt), verdict))
                 }
                 // The scheduler says Answered only while it handles Done.
-                Hand::Empty | Hand::Death(..) => Err(report::closed()),
+                Hand::Empty | Hand::Item(_) | Hand::Death(..) => Err(report::closed()),
             },
             Outcome::Failed { kind: ErrorKind::Overloaded, .. } => {
                 Err(report::overloaded(self.about(task, None, 0), self.sched.fullness()))
@@ -417,6 +429,6 @@ impl State {
         let kind = self.calls.kind(task).and_then(|kind| self.table.as_ref()?.get(kind as usize));
         let name = kind.map(|kind| kind.name.clone());
         let pid = worker.and_then(|worker| self.port(worker)?.pid());
-        About { task, name, worker, pid, attempts }
+        About { task, name, worker, pid, attempts, stream: self.calls.is_stream(task) }
     }
 }

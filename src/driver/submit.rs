@@ -10,8 +10,9 @@ use super::state::State;
 use super::{Options, Place};
 use crate::error::Error;
 use crate::id::TaskId;
-use crate::sched::Input;
+use crate::sched::{Input, Spec};
 use crate::task::{Task, describe};
+use crate::wire::frame::TaskType;
 use crate::wire::payload::Payload;
 
 /// A task that was submitted.
@@ -30,19 +31,31 @@ impl State {
         options: &Options,
         place: Place,
     ) -> Result<Submitted, Error> {
-        let kind = self.kind::<T>()?;
+        let kind = self.kind(TypeId::of::<T>(), T::NAME, describe::<T>)?;
+        let spec = options.spec(now, kind, input.len(), matches!(place, Place::Awaited));
+        self.admit(now, input, options, spec, place)
+    }
+
+    /// Submits a task of any type.
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        input: Payload,
+        options: &Options,
+        spec: Spec,
+        place: Place,
+    ) -> Result<Submitted, Error> {
         // Asked under the lock: whoever watches the token looks for its tasks later, and finds this one.
         if options.is_cancelled() {
             return Err(report::token_cancelled());
         }
-        let spec = options.spec(now, kind, input.len(), matches!(place, Place::Awaited));
         if let Place::Reserved(task) = place {
-            if self.calls.redeem(task, kind, input) {
+            if self.calls.redeem(task, spec.kind, input, spec.stream) {
                 self.handle(now, Input::Redeem { task, spec });
             }
             return Ok(Submitted { task, placed: true });
         }
-        let task = self.calls.insert(kind, input, options.leash.clone())?;
+        let task = self.calls.insert(spec.kind, input, options.leash.clone(), spec.stream)?;
         self.handle(now, Input::Submit { task, spec });
         Ok(Submitted { task, placed: !spec.patient || self.calls.is_placed(task) })
     }
@@ -57,19 +70,24 @@ impl State {
         if options.is_cancelled() {
             return Err(report::token_cancelled());
         }
-        let task = self.calls.insert(UNKNOWN, Payload::new(), options.leash.clone())?;
+        let task = self.calls.insert(UNKNOWN, Payload::new(), options.leash.clone(), false)?;
         let spec = options.spec(now, UNKNOWN, 0, patient);
         self.handle(now, Input::Reserve { task, spec });
         Ok(task)
     }
 
     /// The position of a type in the workers' table.
-    fn kind<T: Task>(&mut self) -> Result<u32, Error> {
-        if let Some((kind, _)) = self.kinds.get(&TypeId::of::<T>()) {
+    pub(super) fn kind(
+        &mut self,
+        id: TypeId,
+        name: &'static str,
+        describe: fn() -> TaskType,
+    ) -> Result<u32, Error> {
+        if let Some((kind, _)) = self.kinds.get(&id) {
             return Ok(*kind);
         }
-        let position = report::find(self.table.as_deref().unwrap_or_default(), &describe::<T>())?;
-        self.kinds.insert(TypeId::of::<T>(), (position, T::NAME));
+        let position = report::find(self.table.as_deref().unwrap_or_default(), &describe())?;
+        self.kinds.insert(id, (position, name));
         Ok(position)
     }
 }

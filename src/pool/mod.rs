@@ -5,6 +5,8 @@ mod closing;
 mod events;
 mod items;
 mod life;
+mod many;
+mod one;
 mod permit;
 mod run;
 #[cfg(test)]
@@ -14,6 +16,7 @@ mod view;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::stream::Stream;
 use tokio_util::sync::CancellationToken;
 
 pub use builder::PoolBuilder;
@@ -24,7 +27,9 @@ pub use permit::Permit;
 pub use run::{AbortHandle, Run};
 
 use crate::driver::{self, Driver, Options, Place};
-use crate::task::Task;
+use crate::task::{StreamTask, Task};
+use many::{Many, Order};
+use one::One;
 
 /// A pool of worker processes. Dropping the last clone ends it: tasks that are not done resolve as
 /// [`Closed`](crate::ErrorKind::Closed), the workers are killed, and nothing is left behind.
@@ -107,7 +112,7 @@ impl Pool {
         T: Task,
         I: IntoIterator<Item = T, IntoIter: Send + 'static>,
     {
-        Items::ordered(self.driver().clone(), self.options.clone(), tasks.into_iter())
+        self.start_many(tasks, Order::Inputs)
     }
 
     /// As [`map`](Self::map), but gives each output as soon as it is there.
@@ -116,7 +121,89 @@ impl Pool {
         T: Task,
         I: IntoIterator<Item = T, IntoIter: Send + 'static>,
     {
-        Items::unordered(self.driver().clone(), self.options.clone(), tasks.into_iter())
+        self.start_many(tasks, Order::Outputs)
+    }
+
+    fn start_many<T: Task>(
+        &self,
+        tasks: impl IntoIterator<Item = T, IntoIter: Send + 'static>,
+        order: Order,
+    ) -> Items<T::Output> {
+        Many::start(self.driver().clone(), self.options.clone(), tasks.into_iter(), order).into()
+    }
+
+    /// As [`map`](Self::map), for inputs that come as a [`Stream`], in their own time: from a channel, from a socket, from
+    /// another pool. Its bounds hold here too, so what the inputs come from is not read faster than tasks are done and
+    /// outputs are taken.
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Pool, Task};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example(pool: Pool) -> Result<(), procpool::Error> {
+    /// use futures::{StreamExt, TryStreamExt};
+    ///
+    /// let (sender, receiver) = futures::channel::mpsc::channel(16);
+    /// # drop(sender);
+    /// let mut squares = pool.map_stream(receiver.map(Square));
+    /// while let Some(square) = squares.try_next().await? {
+    ///     println!("{square}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn map_stream<T: Task>(&self, tasks: impl Stream<Item = T> + Send + 'static) -> Items<T::Output> {
+        self.start_many_of_stream(tasks, Order::Inputs)
+    }
+
+    /// As [`map_stream`](Self::map_stream), but gives each output as soon as it is there.
+    pub fn map_stream_unordered<T: Task>(
+        &self,
+        tasks: impl Stream<Item = T> + Send + 'static,
+    ) -> Items<T::Output> {
+        self.start_many_of_stream(tasks, Order::Outputs)
+    }
+
+    fn start_many_of_stream<T: Task>(
+        &self,
+        tasks: impl Stream<Item = T> + Send + 'static,
+        order: Order,
+    ) -> Items<T::Output> {
+        Many::start_stream(self.driver().clone(), self.options.clone(), tasks, order).into()
+    }
+
+    /// Runs one task that gives back many items, and gives them as they come. It is on its way at once, as with
+    /// [`run`](Self::run); dropping the [`Items`] cancels it.
+    ///
+    /// A consumer that is slow stops its producer, and nobody else: what the producer may be ahead is bounded by count and
+    /// by bytes (see [`Emitter`](crate::Emitter)). It then keeps its worker while it waits.
+    ///
+    /// When the task has returned, the stream ends. When it panics, when its worker dies, when its time is over (which the
+    /// view's timeout and deadline count for the whole stream) or its token is cancelled, the items that had arrived come
+    /// first, then one error, and then the stream ends. A stream that had not begun when its worker died is sent again, and
+    /// nobody notices.
+    ///
+    /// # Errors
+    ///
+    /// All of them come out of the stream: see [`ErrorKind`](crate::ErrorKind). When the queue is full, it is refused as by
+    /// [`run`](Self::run).
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Emitter, Pool, StreamTask};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Count(u64);
+    /// # impl StreamTask for Count { const NAME: &'static str = "count"; type Item = u64; async fn run(self, _: Context, _: Emitter<u64>) {} }
+    /// # async fn example(pool: Pool) -> Result<(), procpool::Error> {
+    /// use futures::TryStreamExt;
+    ///
+    /// let mut numbers = pool.stream(Count(1_000_000));
+    /// while let Some(number) = numbers.try_next().await? {
+    ///     println!("{number}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn stream<T: StreamTask>(&self, task: T) -> Items<T::Item> {
+        One::start(self.driver(), &self.options, &task, Place::Free).into()
     }
 
     /// Ends the pool politely: from now on new tasks are refused, queued ones resolve as

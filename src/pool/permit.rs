@@ -4,11 +4,12 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
-use super::{Pool, Run};
+use super::one::One;
+use super::{Items, Pool, Run};
 use crate::driver::{Driver, Options, Place};
 use crate::error::Error;
 use crate::id::TaskId;
-use crate::task::Task;
+use crate::task::{StreamTask, Task};
 
 /// A place in the pool's queue, kept free for one task; from [`Pool::reserve`]. Dropping it gives the place back.
 ///
@@ -103,6 +104,16 @@ impl Permit {
             self.task = None;
         }
         run
+    }
+
+    /// Runs a stream in this place, as [`Pool::stream`] does. It is never refused for a full queue either.
+    pub fn stream<T: StreamTask>(mut self, task: T) -> Items<T::Item> {
+        let place = self.task.map_or(Place::Free, Place::Reserved);
+        let one = One::start(&self.driver, &self.options, &task, place);
+        if one.is_running() {
+            self.task = None;
+        }
+        one.into()
     }
 }
 

@@ -129,7 +129,7 @@ impl<O: DeserializeOwned> Future for Run<O> {
         if let State::Running(task) = self.state {
             let Poll::Ready(answer) = self.driver.poll_answer(task, cx) else { return Poll::Pending };
             self.state = State::Over;
-            return Poll::Ready(answer.and_then(|output| decode(task, self.name, &output)));
+            return Poll::Ready(answer.and_then(|output| decode(task, self.name, "its output", &output)));
         }
         Poll::Ready(Err(match std::mem::replace(&mut self.state, State::Over) {
             State::Refused(error) => error,
@@ -174,7 +174,7 @@ impl std::fmt::Debug for AbortHandle {
     }
 }
 
-fn encode<T: Serialize>(task: &T, limit: u32) -> Result<Payload, Error> {
+pub(super) fn encode<T: Serialize>(task: &T, limit: u32) -> Result<Payload, Error> {
     let failed = |error: postcard::Error| {
         Error::new(ErrorKind::Codec, format!("its input could not be encoded: {error}"))
     };
@@ -197,9 +197,14 @@ fn encode<T: Serialize>(task: &T, limit: u32) -> Result<Payload, Error> {
     Ok(input)
 }
 
-fn decode<O: DeserializeOwned>(task: TaskId, name: &'static str, output: &Payload) -> Result<O, Error> {
-    output.decode().map_err(|error| {
-        Error::new(ErrorKind::Codec, format!("its output could not be decoded: {error}")).with(|report| {
+pub(super) fn decode<O: DeserializeOwned>(
+    task: TaskId,
+    name: &'static str,
+    what: &str,
+    payload: &Payload,
+) -> Result<O, Error> {
+    payload.decode().map_err(|error| {
+        Error::new(ErrorKind::Codec, format!("{what} could not be decoded: {error}")).with(|report| {
             report.task = Some(task);
             report.task_name = Some(name.into());
             report.may_have_run = true;

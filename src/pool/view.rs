@@ -88,7 +88,8 @@ impl Pool {
     ///
     /// A worker dies of a crash, of breaking the protocol, of not answering, or because another task on it had to be
     /// stopped by force. Only that is retried: a panic, an output, an error, a timeout and a cancelled task are answers.
-    /// What the worker had not begun runs elsewhere in any case and does not count.
+    /// What the worker had not begun runs elsewhere in any case and does not count. A stream is tried again only as long as
+    /// none of its items has come.
     ///
     /// A task that has died with its worker is tried again alone: on a worker that was started for it and runs nothing
     /// else, so that it takes nobody with it a second time. Such a worker is started within the limits on restarting, so

@@ -185,7 +185,7 @@ impl Scheduler {
 
     /// Whether the seat's worker was asked for this task and has not given it back.
     fn take_promise(&mut self, seat: u32, task: TaskId) -> bool {
-        let known = self.tasks.get(task).is_some_and(|known| known.is_on(seat));
+        let known = self.tasks.get(task).is_some_and(|known| known.is_on(seat) && !known.came());
         let sent = self.tasks.at_mut(task.index).filter(|_| known).and_then(|task| task.sent.as_mut());
         sent.is_some_and(|sent| std::mem::take(&mut sent.recalled))
     }

@@ -27,6 +27,7 @@
 //! | `places` | who gets into the queue: its bound, and the line before it |
 //! | `worker` | what is known of a worker and its seat; back-off and bucket |
 //! | `limits` | timeouts and deadlines |
+//! | `flow` | streams: items in, credit out |
 //! | `supervise` | the ladder, pings, limits, killing |
 //! | `staff` | launching, opening, losing, replacing workers |
 //! | `size` | how many places there are: resizing, growing, idling |
@@ -69,6 +70,9 @@
 //! 16. No more workers take tasks than the pool may have, none gets more tasks than it may, and where fewer are than there
 //!     have to be somebody is on the way. Who goes for its age, its memory, or because it idles leaves enough others;
 //!     what it runs it finishes.
+//! 17. Every item that a stream had credit for is delivered once, in order, and before its end; any other one is a
+//!     violation. A stream whose consumer has read everything has credit, and never more than a window that starts small
+//!     and grows as it is read. One of which an item came has begun, whatever else its worker's remains say.
 
 #[macro_use]
 mod plant;
@@ -76,6 +80,7 @@ mod plant;
 mod ahead;
 mod clock;
 mod close;
+mod flow;
 mod forecast;
 mod lanes;
 mod limits;
@@ -180,6 +185,8 @@ pub(crate) struct Spec {
     pub(crate) deadline: Option<Duration>,
     /// How often it may be tried again when its worker dies.
     pub(crate) retries: u32,
+    /// Whether it gives back items. Once one has come it is not tried again.
+    pub(crate) stream: bool,
 }
 
 /// What happened.
@@ -206,6 +213,10 @@ pub(crate) enum Input {
     /// The worker says that a task has ended, and how long that took. `answer` is what the driver holds in its hand for
     /// `Resolve`.
     Done { worker: WorkerId, task: TaskId, attempt: u32, answer: Answer, used: Duration },
+    /// The worker sends an item of a stream, which costs so much. It is what the driver holds in its hand for `Deliver`.
+    Item { worker: WorkerId, task: TaskId, attempt: u32, cost: u32 },
+    /// The consumer of a stream has read items that cost so much, all in all. Stale ids are ignored.
+    Read { task: TaskId, cost: u32 },
     /// The worker answers a `Recall`: these had not begun and are ours again.
     Recalled { worker: WorkerId, tasks: Vec<TaskId> },
     /// A frame came that needs no decision, `Pong` for example: the worker lives.
@@ -253,6 +264,10 @@ pub(crate) enum Action {
     Run { worker: WorkerId, task: TaskId, attempt: u32, left: Option<Duration> },
     /// Send `Cancel`. Never to a worker that can't read it any more; that one goes up the ladder in silence.
     Cancel { worker: WorkerId, task: TaskId, grace: Duration },
+    /// Put the item that the driver holds in its hand behind those that the task's caller has not read.
+    Deliver { task: TaskId },
+    /// Send `Credit`.
+    Credit { worker: WorkerId, task: TaskId, credit: u32 },
     /// Send `Recall`. A `Recalled` answers it, with those of the tasks that have not begun.
     Recall { worker: WorkerId, tasks: Vec<TaskId> },
     /// Send `Drain`. The worker holds nothing.

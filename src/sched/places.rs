@@ -106,6 +106,7 @@ impl Scheduler {
         self.places.reserved.unlink(&mut self.tasks, id.index);
         if let Some(task) = self.tasks.at_mut(id.index) {
             (task.kind, task.bytes) = (spec.kind, spec.bytes);
+            task.flow = spec.stream.then(Box::default);
         }
         // While it was reserved, starting workers may have been given up.
         match self.staff.gave_up {

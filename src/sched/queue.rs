@@ -8,6 +8,7 @@ use crate::error::ErrorKind;
 use crate::id::TaskId;
 use crate::sched::Spec;
 use crate::sched::clock::Time;
+use crate::sched::flow::Flow;
 
 const NONE: u32 = u32::MAX;
 
@@ -132,6 +133,8 @@ pub(super) struct Task {
     pub(super) bytes: u32,
     /// Apart, since most tasks have none and all of them pass through the processor's cache.
     pub(super) limits: Option<Box<Limits>>,
+    /// The account of the attempt that runs, if this is a stream.
+    pub(super) flow: Option<Box<Flow>>,
     /// How many attempts may have begun, the one under way included.
     pub(super) attempts: u32,
     /// `None`: queued.
@@ -201,7 +204,7 @@ pub(super) enum Rung {
 
 impl Task {
     pub(super) fn new(id: TaskId, spec: Spec) -> Self {
-        let Spec { kind, lane, priority, bytes, .. } = spec;
+        let Spec { kind, lane, priority, bytes, stream, .. } = spec;
         Self {
             id,
             order: 0,
@@ -211,6 +214,7 @@ impl Task {
             stand: Stand::Outside,
             bytes,
             limits: None,
+            flow: stream.then(Box::default),
             attempts: 0,
             sent: None,
         }
@@ -227,6 +231,11 @@ impl Task {
     /// Whether an attempt may have begun; of a task that no worker holds.
     pub(super) fn ran(&self) -> bool {
         self.attempts > 0
+    }
+
+    /// Whether it is a stream and an item of this attempt has come: then it has begun, whatever is said of it.
+    pub(super) fn came(&self) -> bool {
+        self.flow.as_ref().is_some_and(|flow| flow.came)
     }
 
     /// Takes the task from its worker. An attempt that had not `begun` does not count.

@@ -10,6 +10,7 @@ use crate::id::{TaskId, WorkerId};
 use crate::sched::ahead::WORTH;
 use crate::sched::clock::{Alarm, Clock, Due, Time};
 use crate::sched::close::Tally;
+use crate::sched::flow::Flow;
 use crate::sched::forecast::Forecast;
 use crate::sched::lanes::Queue;
 use crate::sched::places::Places;
@@ -110,6 +111,7 @@ impl Scheduler {
             Input::Reserve { task, spec } => self.reserve(task, spec),
             Input::Redeem { task, spec } => self.redeem(task, spec),
             Input::Cancel { task } => self.cancel(task),
+            Input::Read { task, cost } => self.read(task, cost),
             Input::Shutdown { limit } => self.shutdown(limit),
             Input::Drain => self.drain(),
             Input::Abort => self.abort(),
@@ -118,6 +120,7 @@ impl Scheduler {
             Input::Ready { worker }
             | Input::Open { worker }
             | Input::Done { worker, .. }
+            | Input::Item { worker, .. }
             | Input::Recalled { worker, .. }
             | Input::Heard { worker }
             | Input::Bye { worker }
@@ -182,6 +185,7 @@ impl Scheduler {
                 self.learn(task, answer, used);
                 self.done(seat, task, attempt, answer);
             }
+            Input::Item { task, attempt, cost, .. } => self.item(seat, task, attempt, cost),
             Input::Recalled { tasks, .. } => self.recalled(seat, &tasks),
             Input::Bye { .. } => self.parted(seat),
             _ => {}
@@ -217,7 +221,7 @@ impl Scheduler {
             Answer::Cancelled { began } => {
                 let worker = self.worker(seat).map(|worker| worker.id);
                 let ran = self.tasks.at_mut(id.index).is_some_and(|task| {
-                    task.take(began);
+                    task.take(began || task.came());
                     task.ran()
                 });
                 self.fail(id.index, kind, worker, ran);
@@ -263,6 +267,9 @@ impl Scheduler {
             due: None,
             stop: None,
         });
+        if let Some(flow) = &mut task.flow {
+            **flow = Flow::default();
+        }
         let left = task.deadline().map(|at| at.saturating_sub(wall));
         let timed = task.limits.is_some();
         let run = Action::Run { worker: worker.id, task: task.id, attempt: task.attempts, left };

@@ -136,7 +136,9 @@ impl Scheduler {
             self.forget_ladder(index);
             let rerun = planted!(self, RerunBegun);
             let Some(task) = self.tasks.at_mut(index) else { continue };
-            let begun = task.sent.as_ref().is_some_and(|sent| sent.sequence <= begun && !rerun);
+            let came = task.came() && !planted!(self, RerunStream);
+            let in_time = task.sent.as_ref().is_some_and(|sent| sent.sequence <= begun);
+            let begun = (in_time || came) && !rerun;
             let Some(sent) = task.take(begun) else { continue };
             let (ran, stop) = (task.ran(), sent.stop.map(|stop| stop.kind));
             if begun && self.retry(index, stop, worker.blame(), &mut back) {

@@ -22,10 +22,10 @@ pub(crate) enum ToWorker {
     Recall {
         tasks: Vec<TaskId>,
     },
-    /// The stream's consumer has room for so many more items.
+    /// The stream's consumer has read: so much more may be sent. See [`credit`](super::credit).
     Credit {
         task: TaskId,
-        items: u32,
+        credit: u32,
     },
     /// Stop this task: its handle was dropped, or its deadline has passed.
     Cancel {
@@ -76,9 +76,10 @@ pub(crate) enum ToParent {
     Recalled {
         tasks: Vec<TaskId>,
     },
-    /// One item of a stream. Body: the encoded item.
+    /// One item of a stream, paid for with credit. Body: the encoded item.
     Item {
         task: TaskId,
+        attempt: u32,
     },
     /// Exactly once per task that was sent and not recalled. Body: the encoded output, if it returned.
     Done {
@@ -201,7 +202,10 @@ pub(crate) struct TaskType {
     pub(crate) name: Cow<'static, str>,
     pub(crate) version: u32,
     pub(crate) input: Cow<'static, str>,
+    /// What it gives back, once or item by item.
     pub(crate) output: Cow<'static, str>,
+    /// Whether it gives back items.
+    pub(crate) stream: bool,
 }
 
 /// The worker is open for tasks.

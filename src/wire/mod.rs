@@ -16,6 +16,7 @@
 pub(crate) mod arg0;
 pub(crate) mod chain;
 pub(crate) mod codec;
+pub(crate) mod credit;
 pub(crate) mod frame;
 pub(crate) mod payload;
 #[cfg(test)]

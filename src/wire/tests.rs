@@ -87,7 +87,7 @@ fn golden_to_worker() -> Vec<Golden<ToWorker>> {
             "0e0000000205020102010202020301616162",
         ),
         (ToWorker::Recall { tasks: vec![task(1), task(300)] }, b"", "0700000003020102ac0202"),
-        (ToWorker::Credit { task: task(1), items: 16 }, b"", "0400000004010210"),
+        (ToWorker::Credit { task: task(1), credit: 16 }, b"", "0400000004010210"),
         (ToWorker::Cancel { task: task(1), grace_ms: 1000 }, b"", "05000000050102e807"),
         (ToWorker::Chunk { task: task(1), last: false }, b"part", "080000000601020070617274"),
         (ToWorker::Drain, b"", "0100000007"),
@@ -106,6 +106,7 @@ fn golden_to_parent() -> Vec<Golden<ToParent>> {
         version: 0,
         input: Cow::Borrowed("demo::Square"),
         output: Cow::Borrowed("u64"),
+        stream: true,
     };
     let ready = Ready {
         version: 1,
@@ -124,7 +125,7 @@ fn golden_to_parent() -> Vec<Golden<ToParent>> {
         (
             ToParent::Ready(ready),
             b"",
-            "38000000000130313233343536373839616263646566e724010106737175617265000c64656d6f3a3a537175617265037536340864656d6f20302e31",
+            "39000000000130313233343536373839616263646566e724010106737175617265000c64656d6f3a3a53717561726503753634010864656d6f20302e31",
         ),
         (
             ToParent::Open(Open { enforced: vec!["group".to_owned()], parallelism: 2 }),
@@ -133,7 +134,7 @@ fn golden_to_parent() -> Vec<Golden<ToParent>> {
         ),
         (ToParent::Started { task: task(1) }, b"", "03000000020102"),
         (ToParent::Recalled { tasks: vec![] }, b"", "020000000300"),
-        (ToParent::Item { task: task(1) }, b"item", "070000000401026974656d"),
+        (ToParent::Item { task: task(1), attempt: 3 }, b"item", "08000000040102036974656d"),
         (done(Verdict::Returned), b"\x51", "080000000501020182010051"),
         (
             done(panicked(Some("src/main.rs:3:5"))),
@@ -321,7 +322,7 @@ impl Random {
                 tasks: self.list(|r| (r.task(), r.half(), r.half())),
             }),
             3 => ToWorker::Recall { tasks: self.list(Self::task) },
-            4 => ToWorker::Credit { task: self.task(), items: self.half() },
+            4 => ToWorker::Credit { task: self.task(), credit: self.half() },
             5 => ToWorker::Cancel { task: self.task(), grace_ms: self.half() },
             6 => ToWorker::Chunk { task: self.task(), last: self.bool() },
             7 => ToWorker::Drain,
@@ -346,13 +347,14 @@ impl Random {
                     version: r.half(),
                     input: r.text().into(),
                     output: r.text().into(),
+                    stream: r.below(2) == 1,
                 }),
                 build: self.text(),
             }),
             1 => ToParent::Open(Open { enforced: self.list(Self::text), parallelism: self.half() }),
             2 => ToParent::Started { task: self.task() },
             3 => ToParent::Recalled { tasks: self.list(Self::task) },
-            4 => ToParent::Item { task: self.task() },
+            4 => ToParent::Item { task: self.task(), attempt: self.half() },
             5 => ToParent::Done {
                 task: self.task(),
                 attempt: self.half(),
@@ -453,7 +455,7 @@ fn an_announced_length_is_refused_at_once_or_costs_nothing() {
     }
     // The longest that is allowed: one waits for it, and no memory does.
     let mut bytes = BytesMut::from(&MESSAGE_LIMIT.to_le_bytes()[..]);
-    bytes.extend_from_slice(&encoded(ToParent::Item { task: task(1) }, b"beginning")[4..]);
+    bytes.extend_from_slice(&encoded(ToParent::Item { task: task(1), attempt: 1 }, b"beginning")[4..]);
     let (before, at) = (bytes.capacity(), bytes.as_ptr());
     assert_eq!(decode::<ToParent>(&mut bytes), (vec![], None));
     assert_eq!((bytes.capacity(), bytes.as_ptr()), (before, at));
@@ -536,7 +538,7 @@ fn bytes_that_no_frame_has_asked_for_are_a_violation() {
 #[test]
 fn a_message_that_is_not_sent_leaves_no_trace() {
     let codec = Codec::<ToParent>::new(100);
-    let item = ToParent::Item { task: task(1) };
+    let item = ToParent::Item { task: task(1), attempt: 1 };
     let mut out = BytesMut::from(&b"before"[..]);
     let fill = |n: usize| {
         move |out: &mut BytesMut| {
@@ -627,7 +629,7 @@ fn the_first_frame_of_one_direction_is_not_that_of_the_other() {
 #[test]
 fn a_head_and_its_body_are_the_bytes_of_the_whole_frame_or_nothing() {
     let codec = Codec::<ToParent>::new(100);
-    let frame = ToParent::Item { task: TaskId::new(1, 2) };
+    let frame = ToParent::Item { task: TaskId::new(1, 2), attempt: 1 };
     let most = 100 - (encoded(frame.clone(), b"").len() - 4);
     for length in [0, 1, most, most + 1, usize::MAX - 8] {
         let mut head = BytesMut::from(&b"before"[..]);

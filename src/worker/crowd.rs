@@ -20,7 +20,8 @@ use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep_until};
 
 use super::board::{Bell, Board};
-use super::io::{Next, Queued};
+use super::io::Next;
+use super::queue::Queued;
 use super::reader::Reader;
 use super::runtime::{BREATH, BRIEF, GATHER, GATHERED, KEPT, LONG, PATIENCE, Scene};
 use super::turn::Turn;

@@ -14,6 +14,8 @@ pub(super) struct Effects {
     pub(super) news: bool,
     /// The main thread, if it should look and this is done in its place.
     pub(super) reader: Option<Waker>,
+    /// Who waits for credit, if there is some.
+    pub(super) wakers: Vec<Waker>,
     pub(super) ignored: usize,
 }
 
@@ -37,6 +39,7 @@ impl Effects {
         if let Some(reader) = self.reader {
             reader.wake();
         }
+        self.wakers.into_iter().for_each(Waker::wake);
         self.tokens.into_iter().for_each(|token| token.cancel());
     }
 }

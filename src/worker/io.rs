@@ -1,11 +1,11 @@
 //! The link as the worker's two threads share it: what was read, what is queued, what is to be written, all under one
 //! lock. It runs no user code, and nobody may while holding the lock.
 
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -15,6 +15,7 @@ use super::effects::Effects;
 use super::leave::{self, Way};
 use super::outbox::Outbox;
 use super::pulse::Pulse;
+use super::queue::{Queue, Queued};
 use super::running::Running;
 use super::stdio::Ends;
 use crate::context::Slot;
@@ -22,8 +23,8 @@ use crate::id::TaskId;
 use crate::sys::buffer;
 use crate::sys::memory::Page;
 use crate::wire::codec::{Codec, Violation};
-use crate::wire::frame::{Batch, Limits, Run, ToParent, ToWorker, Verdict};
-use crate::wire::payload::{Gather, Payload};
+use crate::wire::frame::{Limits, ToParent, ToWorker, Verdict};
+use crate::wire::payload::Gather;
 
 /// How much is read at once. The parent's socket holds about three times as much; more would only delay the first task.
 const ROOM: usize = 64 << 10;
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     pub(super) pulse: Pulse,
     /// Where tasks run, one in each at a time.
     pub(super) slots: Box<[Arc<Slot>]>,
+    /// The thread on which tasks run.
+    main: ThreadId,
     io: Mutex<Io>,
 }
 
@@ -48,9 +51,7 @@ pub(super) struct Io {
     pub(super) codec: Codec<ToWorker>,
     /// Read and not yet understood: at most one frame and a read's worth.
     unparsed: BytesMut,
-    queue: VecDeque<Queued>,
-    /// How many tasks have come over the link. The parent counts them too.
-    received: u64,
+    queue: Queue,
     pub(super) running: Running,
     pub(super) out: Outbox,
     /// Wakes the main thread when the watcher has read something for it: the bytes are gone from the socket, so nothing
@@ -73,18 +74,6 @@ pub(super) enum Stage {
     Gone,
 }
 
-/// A task that has not begun.
-#[derive(Debug)]
-pub(super) struct Queued {
-    pub(super) task: TaskId,
-    pub(super) attempt: u32,
-    pub(super) index: u32,
-    pub(super) deadline: Option<Instant>,
-    pub(super) input: Payload,
-    /// Which task of the link it is, counted from 1.
-    position: u64,
-}
-
 /// What to do next.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -95,6 +84,7 @@ pub(super) enum Next {
 }
 
 impl Shared {
+    /// Of a worker whose main thread this is.
     pub(super) fn new(
         ends: Ends,
         page: Option<Page>,
@@ -106,8 +96,7 @@ impl Shared {
         let io = Io {
             codec: Codec::new(limits.message),
             unparsed,
-            queue: VecDeque::new(),
-            received: 0,
+            queue: Queue::default(),
             running: Running::new(slots.len()),
             out: Outbox::new(page),
             reader: None,
@@ -115,7 +104,12 @@ impl Shared {
             stage: Stage::Serving,
             way,
         };
-        Ok(Self { ends, pulse: Pulse::new()?, slots, io: Mutex::new(io) })
+        Ok(Self { ends, pulse: Pulse::new()?, slots, main: thread::current().id(), io: Mutex::new(io) })
+    }
+
+    /// Whether this is the thread on which tasks run.
+    pub(super) fn is_main(&self) -> bool {
+        thread::current().id() == self.main
     }
 
     /// The lock, whoever asks. Nothing that runs under it leaves it half-changed by a panic.
@@ -140,7 +134,7 @@ impl Shared {
         if !io.has_work() {
             return Next::Wait;
         }
-        let Some(queued) = io.queue.pop_front() else { return Next::Leave };
+        let Some(queued) = io.queue.pop() else { return Next::Leave };
         io.running.begin(slot, queued.task);
         let turn = self.slots[slot].begin();
         io.out.begun(queued.position);
@@ -164,7 +158,7 @@ impl Shared {
                 Some(body) => io.say_with(answer, body),
                 None => io.say_bulk(answer, body.take()),
             }
-            if flush(io.out.len(), io.queue.front().map(|queued| queued.index)) {
+            if flush(io.out.len(), io.queue.first().map(|queued| queued.index)) {
                 self.flush(&mut io);
             }
             self.slots[slot].end()
@@ -217,7 +211,7 @@ impl Shared {
         io.queue.clear();
         io.out.discard();
         for slot in io.running.taken() {
-            io.running.cancel(slot, Instant::now());
+            io.running.cancel(slot, Instant::now(), &mut effects.wakers);
             effects.tokens.extend(self.slots[slot].cancel());
         }
         effects
@@ -240,8 +234,10 @@ impl Shared {
             };
             if let Err(violation) = done {
                 io.fail(leave::MISUNDERSTOOD, &format!("the parent can't be understood: {violation}"));
-                let gone = self.gone(io);
-                return Effects { tokens: [effects.tokens, gone.tokens].concat(), ..gone };
+                let mut gone = self.gone(io);
+                gone.tokens.append(&mut effects.tokens);
+                gone.wakers.append(&mut effects.wakers);
+                return gone;
             }
         }
         if bulky {
@@ -274,6 +270,11 @@ impl Io {
 
     pub(super) fn has_output(&self) -> bool {
         !self.out.is_empty()
+    }
+
+    /// How much is to be written.
+    pub(super) fn gathered(&self) -> usize {
+        self.out.len()
     }
 
     /// Whether the last word was said.
@@ -309,15 +310,15 @@ impl Io {
         }
     }
 
-    /// Gives out the main thread's waker: nobody is to be woken any more.
-    pub(super) fn forget(&mut self) -> Option<Waker> {
+    /// Gives out what wakes the main thread where it waits for something to read. It has to leave it again.
+    pub(super) fn call_reader(&mut self) -> Option<Waker> {
         self.reader.take()
     }
 
     /// What the stand-in has to do outside the lock: the same, and wake the main thread if it should look.
     pub(super) fn on_behalf(&mut self, mut effects: Effects) -> Effects {
         if effects.news {
-            effects.reader = self.reader.take();
+            effects.reader = self.call_reader();
         }
         effects
     }
@@ -334,16 +335,18 @@ impl Io {
             return Ok(());
         }
         match frame {
-            ToWorker::Run(run) => self.queue_run(run, body),
-            ToWorker::Batch(batch) => self.queue_batch(batch, body)?,
+            ToWorker::Run(run) => self.queue.add(run, body),
+            ToWorker::Batch(batch) => self.queue.add_batch(batch, body)?,
             ToWorker::Recall { tasks } => self.recall(tasks),
             ToWorker::Cancel { task, grace_ms } => self.cancel(task, grace_ms, slots, effects),
+            ToWorker::Credit { task, credit } => self.running.grant(task, credit, &mut effects.wakers),
             ToWorker::Drain => self.stage = Stage::Draining,
             ToWorker::Ping { nonce } => self.say(ToParent::Pong { nonce }),
-            ToWorker::Hello(_) => return Err(malformed("a second greeting")),
+            ToWorker::Hello(_) => {
+                return Err(Violation::Malformed { reason: "a second greeting".into() });
+            }
             // Nothing asks for these yet; a parent that says them does no harm.
-            ToWorker::Credit { .. }
-            | ToWorker::Chunk { .. }
+            ToWorker::Chunk { .. }
             | ToWorker::Pong { .. }
             | ToWorker::Nudge
             | ToWorker::Lease { .. }
@@ -357,57 +360,22 @@ impl Io {
         Ok(())
     }
 
-    fn queue_run(&mut self, run: Run, input: Bytes) {
-        let left = run.remaining_us.map(Duration::from_micros);
-        let deadline = left.and_then(|left| Instant::now().checked_add(left));
-        let Run { task, attempt, index, .. } = run;
-        self.received += 1;
-        let (input, position) = (input.into(), self.received);
-        self.queue.push_back(Queued { task, attempt, index, deadline, input, position });
-    }
-
-    fn queue_batch(&mut self, batch: Batch, mut body: Bytes) -> Result<(), Violation> {
-        for (task, attempt, length) in batch.tasks {
-            let length = length as usize;
-            if length > body.len() {
-                return Err(malformed("a batch with too few inputs"));
-            }
-            let input = body.split_to(length).into();
-            self.received += 1;
-            let (index, position) = (batch.index, self.received);
-            self.queue.push_back(Queued { task, attempt, index, deadline: None, input, position });
-        }
-        match body.len() {
-            0 => Ok(()),
-            bytes => Err(Violation::Leftover { bytes }),
-        }
-    }
-
     /// Gives back those that have not begun. The answer comes even if there are none, so that the parent can wait for it.
     fn recall(&mut self, mut tasks: Vec<TaskId>) {
-        tasks.retain(|task| self.unqueue(*task).is_some());
+        tasks.retain(|task| self.queue.take(*task).is_some());
         self.say(ToParent::Recalled { tasks });
     }
 
     /// A task that is unknown has been answered meanwhile.
     fn cancel(&mut self, task: TaskId, grace_ms: u32, slots: &[Arc<Slot>], effects: &mut Effects) {
-        if let Some(queued) = self.unqueue(task) {
+        if let Some(queued) = self.queue.take(task) {
             let verdict = Verdict::Cancelled { began: false };
             return self.say(ToParent::Done { task, attempt: queued.attempt, used_us: 0, verdict });
         }
         let Some(slot) = self.running.find(task) else { return };
         // Under the lock that ends the turn, so that the flag can't hit the next one.
-        self.running.cancel(slot, Instant::now() + Duration::from_millis(grace_ms.into()));
+        let until = Instant::now() + Duration::from_millis(grace_ms.into());
+        self.running.cancel(slot, until, &mut effects.wakers);
         effects.tokens.extend(slots[slot].cancel());
     }
-
-    /// Takes a task out of the queue. A scan, but of at most a prefetch's length.
-    fn unqueue(&mut self, task: TaskId) -> Option<Queued> {
-        let at = self.queue.iter().position(|queued| queued.task == task)?;
-        self.queue.remove(at)
-    }
-}
-
-fn malformed(what: &str) -> Violation {
-    Violation::Malformed { reason: what.into() }
 }

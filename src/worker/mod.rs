@@ -4,7 +4,7 @@
 //! ```text
 //!  init ──▶ stdio ──▶ greet ──▶ watch (a thread) ──▶ prepare ──▶ runtime (the main thread, to the end)
 //!                                  │                    │            │
-//!                                  └──── pulse, io ─────┴────────────┘  what the two threads share
+//!                                  └─ pulse, io, flow ───┴────────────┘  what the two threads share
 //! ```
 //!
 //! In pools that are contained, `init` first becomes a guardian, which starts the worker: `guard`. A worker can also be a
@@ -13,6 +13,7 @@
 mod board;
 mod crowd;
 mod effects;
+mod flow;
 mod greet;
 mod guard;
 mod init;
@@ -21,6 +22,7 @@ mod leave;
 mod outbox;
 mod prepare;
 mod pulse;
+mod queue;
 mod reader;
 mod running;
 mod runtime;
@@ -42,7 +44,7 @@ use std::sync::atomic::{self, AtomicBool, Ordering};
 use nix::sys::eventfd;
 
 use crate::state::Inits;
-use crate::task::{Table, Task};
+use crate::task::{StreamTask, Table, Task};
 use crate::wire::arg0;
 
 /// Declares what a worker process can run, and becomes one.
@@ -112,6 +114,24 @@ impl Worker {
     /// When another task has the same [`Task::NAME`]; the message names both types.
     pub fn task<T: Task>(mut self) -> Self {
         self.table.add::<T>();
+        self
+    }
+
+    /// Adds a stream.
+    ///
+    /// ```
+    /// # use procpool::{Context, Emitter, StreamTask, Worker};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Count(u64);
+    /// # impl StreamTask for Count { const NAME: &'static str = "count"; type Item = u64; async fn run(self, _: Context, _: Emitter<u64>) {} }
+    /// let worker = Worker::new().stream::<Count>();
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When another task or stream has the same [`StreamTask::NAME`]; the message names both types.
+    pub fn stream<T: StreamTask>(mut self) -> Self {
+        self.table.add_stream::<T>();
         self
     }
 

@@ -1,8 +1,11 @@
 //! The tasks that have begun, each in its slot, as the link knows them: which it speaks of, and until when one that is to
 //! stop may clean up. It stops none.
 
+use std::sync::Arc;
+use std::task::Waker;
 use std::time::Instant;
 
+use super::flow::Flow;
 use crate::id::TaskId;
 
 #[derive(Debug)]
@@ -17,6 +20,8 @@ struct Current {
     task: TaskId,
     /// Until when it may clean up, once it was cancelled.
     cancelled: Option<Instant>,
+    /// Its account, if it is a stream.
+    flow: Option<Arc<Flow>>,
 }
 
 impl Running {
@@ -25,7 +30,28 @@ impl Running {
     }
 
     pub(super) fn begin(&mut self, slot: usize, task: TaskId) {
-        self.slots[slot] = Some(Current { task, cancelled: None });
+        self.slots[slot] = Some(Current { task, cancelled: None, flow: None });
+    }
+
+    /// The task in a slot is a stream. It may have been told to stop before that was known.
+    pub(super) fn open_stream(&mut self, slot: usize, flow: &Arc<Flow>) {
+        let Some(current) = &mut self.slots[slot] else { return };
+        if current.cancelled.is_some() {
+            flow.stop(&mut Vec::new());
+        }
+        current.flow = Some(Arc::clone(flow));
+    }
+
+    pub(super) fn has_stream(&self) -> bool {
+        self.slots.iter().flatten().any(|current| current.flow.is_some())
+    }
+
+    /// A stream is granted credit. One that is over needs none. The wakers are to be woken when the link's lock is free.
+    pub(super) fn grant(&self, task: TaskId, credit: u32, wakers: &mut Vec<Waker>) {
+        let current = self.find(task).and_then(|slot| self.slots[slot].as_ref());
+        if let Some(flow) = current.and_then(|current| current.flow.as_ref()) {
+            flow.grant(credit, wakers);
+        }
     }
 
     pub(super) fn end(&mut self, slot: usize) {
@@ -42,11 +68,14 @@ impl Running {
         (0..self.slots.len()).filter(|&slot| self.slots[slot].is_some()).collect()
     }
 
-    /// The task in a slot is to stop. Saying it again changes nothing.
-    pub(super) fn cancel(&mut self, slot: usize, until: Instant) {
+    /// The task in a slot is to stop. Saying it again changes nothing. The wakers are as for [`grant`](Self::grant).
+    pub(super) fn cancel(&mut self, slot: usize, until: Instant, wakers: &mut Vec<Waker>) {
         let many = self.slots.len() > 1;
         if let Some(current) = self.slots[slot].as_mut().filter(|current| current.cancelled.is_none()) {
             current.cancelled = Some(until);
+            if let Some(flow) = &current.flow {
+                flow.stop(wakers);
+            }
             self.told.extend(many.then_some(slot));
         }
     }

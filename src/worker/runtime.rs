@@ -21,8 +21,10 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::Worker;
 use super::crowd::Crowd;
-use super::io::{Next, Queued, Shared};
+use super::flow::Flow;
+use super::io::{Next, Shared};
 use super::prepare;
+use super::queue::Queued;
 use super::reader::Reader;
 use super::turn::Turn;
 use crate::context::{About, Context};
@@ -84,7 +86,11 @@ impl Scene<'_> {
         let cx = Context::new(Arc::clone(&self.shared.slots[slot]), Arc::clone(self.states), about);
         // Not kept twice, so that what the task drops of a large one is really gone.
         let input = std::mem::take(&mut queued.input);
-        Turn::start(self.table, index, &input, cx)
+        Turn::start(self.table, index, &input, cx, || {
+            let flow = Arc::new(Flow::new(self.shared, slot, turn, (task, attempt)));
+            self.shared.claim().running.open_stream(slot, &flow);
+            flow
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::io::{Io, Stage};
 use super::leave;
+use crate::emit::Encoded;
 use crate::wire::codec::Unsendable;
 use crate::wire::frame::{ToParent, Verdict};
 use crate::wire::payload::Payload;
@@ -37,6 +38,18 @@ impl Io {
         if !self.has_left() {
             let added = self.out.add_bulk(&self.codec, frame, body);
             self.said(frame, added);
+        }
+    }
+
+    /// Adds an item. One that cannot be sent is none.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(super) fn say_item(&mut self, frame: &ToParent, item: Encoded<'_>) -> Result<(), Unsendable> {
+        match item {
+            Encoded::Small(bytes) => self.out.add(&self.codec, frame, bytes),
+            Encoded::Large(payload) => self.out.add_bulk(&self.codec, frame, payload.clone()),
         }
     }
 

@@ -62,7 +62,7 @@ struct Ending<'a>(&'a Shared);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        let _waker = self.0.lock().forget();
+        let _waker = self.0.lock().call_reader();
         self.0.pulse.end();
     }
 }

@@ -4,10 +4,12 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::task::{Context as Wake, Poll};
 
+use super::flow::Flow;
 use crate::context::Context;
+use crate::emit::Outlet;
 use crate::task::{Running, Table};
 use crate::wire::frame::Verdict;
 use crate::wire::payload::{Gather, Payload};
@@ -35,28 +37,58 @@ pub(super) fn note_panics() {
 
 /// A task that runs, or has.
 #[derive(Default)]
-pub(super) struct Turn(Option<Running>);
+pub(super) struct Turn {
+    running: Option<Running>,
+    /// Its account, if it is a stream.
+    flow: Option<Arc<Flow>>,
+}
 
 impl Turn {
-    /// Decodes the input.
+    /// Decodes the input. A stream is given an account.
     ///
     /// # Errors
     ///
     /// The verdict, if that is all that comes of it.
-    pub(super) fn start(table: &Table, index: u32, input: &Payload, cx: Context) -> Result<Self, Verdict> {
+    pub(super) fn start(
+        table: &Table,
+        index: u32,
+        input: &Payload,
+        cx: Context,
+        open: impl FnOnce() -> Arc<Flow>,
+    ) -> Result<Self, Verdict> {
         PLACE.set(None);
-        match guard(|| table.start(index, input, cx))? {
-            None => Err(Verdict::UnknownTask),
-            Some(Err(error)) => Err(Verdict::BadInput { reason: error.to_string() }),
-            Some(Ok(running)) => Ok(Self(Some(running))),
-        }
+        let mut turn = Self::default();
+        let outlet = || -> Arc<dyn Outlet> { Arc::<Flow>::clone(turn.flow.insert(open())) };
+        let verdict = match guard(|| table.start(index, input, cx, outlet)) {
+            Ok(Some(Ok(running))) => {
+                turn.running = Some(running);
+                return Ok(turn);
+            }
+            Ok(Some(Err(error))) => Verdict::BadInput { reason: error.to_string() },
+            Ok(None) => Verdict::UnknownTask,
+            Err(panicked) => panicked,
+        };
+        Err(turn.end(verdict))
     }
 
     /// Runs the task to its next await. When it returns, its output is appended to `out`.
     pub(super) fn poll(&mut self, cx: &mut Wake<'_>, out: &mut Gather) -> Poll<Verdict> {
-        let Some(running) = &mut self.0 else { return Poll::Ready(Verdict::Cancelled { began: true }) };
-        let verdict = match guard(|| running.as_mut().poll(cx, out)) {
-            Ok(Poll::Pending) => return Poll::Pending,
+        let Some(running) = &mut self.running else {
+            return Poll::Ready(Verdict::Cancelled { began: true });
+        };
+        if let Some(flow) = &self.flow {
+            flow.polled(true);
+        }
+        let polled = guard(|| running.as_mut().poll(cx, out));
+        let failure = self.flow.as_ref().and_then(|flow| {
+            flow.polled(false);
+            flow.failure()
+        });
+        let verdict = match polled {
+            Ok(Poll::Pending) => match failure {
+                Some(failure) => failure,
+                None => return Poll::Pending,
+            },
             Ok(Poll::Ready(Ok(()))) => Verdict::Returned,
             Ok(Poll::Ready(Err(error))) => Verdict::BadOutput { reason: error.to_string() },
             Err(panicked) => panicked,
@@ -71,10 +103,14 @@ impl Turn {
 
     /// Drops what is left of the task. If that panics, and nothing has before, it is what came of it.
     fn end(&mut self, verdict: Verdict) -> Verdict {
-        let running = self.0.take();
-        match guard(|| drop(running)) {
+        let running = self.running.take();
+        let verdict = match guard(|| drop(running)) {
             Err(panicked) if !matches!(verdict, Verdict::Panicked { .. }) => panicked,
             _ => verdict,
+        };
+        match self.flow.take() {
+            Some(flow) => flow.end(verdict),
+            None => verdict,
         }
     }
 }

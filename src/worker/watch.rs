@@ -2,7 +2,7 @@
 //! is stuck in user code. It runs no tasks.
 //!
 //! ```text
-//!            bell                  two ticks in the same task
+//!            bell          two ticks in the same task, or main's wish
 //!  Asleep ─────────▶ Ticking ───────────────────────────────▶ StandIn
 //!     ▲                 │  ▲                                     │
 //!     └── idle for 1 s ─┘  └───────── bell: main is back ────────┘
@@ -128,8 +128,9 @@ enum State {
     Asleep,
     /// The main thread is active, and was at this epoch at the last tick, which did not change since then.
     Ticking { epoch: u64, since: Instant },
-    /// The main thread is stuck. `full`: the parent has to read before more can be written.
-    StandIn { full: bool },
+    /// The main thread is stuck. `full`: the parent has to read before more can be written. `stream`: there may be more to
+    /// write without a word.
+    StandIn { full: bool, stream: bool },
     /// There is nothing to watch any more.
     Over,
 }
@@ -156,7 +157,7 @@ impl Watcher {
             self.state = match self.state {
                 _ if ready.bell => self.answer(),
                 State::Ticking { epoch, since } => self.tick(epoch, since),
-                State::StandIn { .. } if ready.link => self.stand_in(),
+                State::StandIn { stream, .. } if ready.link || stream => self.stand_in(),
                 state => state,
             };
         }
@@ -166,7 +167,8 @@ impl Watcher {
     fn answer(&self) -> State {
         let pulse = &self.shared.pulse;
         pulse.hush();
-        if pulse.is_over() { State::Over } else { State::start() }
+        // It is back, or wants to be stood in for at once.
+        if pulse.is_over() { State::Over } else { self.stand_in() }
     }
 
     /// Waits for what concerns the state, and for deaths, which concern every state.
@@ -182,11 +184,11 @@ impl Watcher {
             let events = if stands_in { PollFlags::POLLIN } else { PollFlags::empty() };
             fds.push(PollFd::new(ends.input.as_fd(), events));
         }
-        if let State::StandIn { full: true } = self.state {
+        if let State::StandIn { full: true, .. } = self.state {
             fds.push(PollFd::new(ends.output.as_fd(), PollFlags::POLLOUT));
         }
         let timeout = match self.state {
-            State::Ticking { .. } => PollTimeout::from(TICK),
+            State::Ticking { .. } | State::StandIn { stream: true, .. } => PollTimeout::from(TICK),
             _ if self.lives.parent.is_some() => PollTimeout::from(LOOK),
             _ => PollTimeout::NONE,
         };
@@ -250,15 +252,15 @@ impl Watcher {
             let drained = effects.is_none();
             let effects = effects.map(|effects| io.on_behalf(effects));
             self.shared.flush(&mut io);
-            let full = io.has_output();
+            let (full, stream) = (io.has_output(), io.running.has_stream());
             drop(io);
             if let Some(effects) = effects {
                 effects.perform_on_behalf();
             }
             if drained {
-                return State::StandIn { full };
+                return State::StandIn { full, stream };
             }
         }
-        State::StandIn { full: false }
+        State::StandIn { full: false, stream: true }
     }
 }

@@ -10,9 +10,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use futures::{SinkExt, StreamExt};
 pub(crate) use left::*;
-use procpool::{Context, Pool, PoolBuilder, Task, Worker};
+use procpool::{Context, Emitter, Pool, PoolBuilder, StreamTask, Task, Worker};
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 /// The worker of all test files.
 pub(crate) fn worker() -> Worker {
@@ -31,6 +33,12 @@ pub(crate) fn worker() -> Worker {
         .task::<Print>()
         .task::<Grandchild>()
         .task::<Yield>()
+        .stream::<Count>()
+        .stream::<Produce>()
+        .stream::<Burst>()
+        .stream::<Parcel>()
+        .stream::<Leak>()
+        .stream::<Swell>()
 }
 
 /// The same, but it cannot be started while the file is there that `GATE` names.
@@ -326,6 +334,203 @@ impl Task for Yield {
         }
         rounds
     }
+}
+
+/// Counts up from 0.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Count {
+    pub to: u64,
+    pub way: Sending,
+}
+
+/// How items are sent.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Sending {
+    Await,
+    Block,
+    Sink,
+    Subtask,
+    Thread,
+}
+
+pub(crate) const WAYS: [Sending; 5] =
+    [Sending::Await, Sending::Block, Sending::Sink, Sending::Subtask, Sending::Thread];
+
+impl StreamTask for Count {
+    const NAME: &'static str = "count";
+    type Item = u64;
+
+    async fn run(self, _: Context, mut out: Emitter<u64>) {
+        let numbers = 0..self.to;
+        let send = |out: Emitter<u64>, numbers: std::ops::Range<u64>| async move {
+            for n in numbers {
+                out.send(n).await.unwrap();
+            }
+        };
+        match self.way {
+            Sending::Await => send(out, numbers).await,
+            Sending::Block => numbers.for_each(|n| out.blocking_send(n).unwrap()),
+            Sending::Sink => {
+                out.send_all(&mut futures::stream::iter(numbers).map(Ok)).await.unwrap();
+            }
+            Sending::Subtask => tokio::spawn(send(out, numbers)).await.unwrap(),
+            Sending::Thread => {
+                let (end, ended) = tokio::sync::oneshot::channel();
+                let thread = std::thread::spawn(move || {
+                    numbers.for_each(|n| out.blocking_send(n).unwrap());
+                    end.send(()).unwrap();
+                });
+                ended.await.unwrap();
+                thread.join().unwrap();
+            }
+        }
+    }
+}
+
+/// Sends items of this size until that fails. The length of the file is how many it has sent; what it failed with is noted
+/// in another, then it pretends that all is well.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Produce {
+    pub sent: PathBuf,
+    pub bytes: usize,
+    pub blocking: bool,
+}
+
+impl StreamTask for Produce {
+    const NAME: &'static str = "produce";
+    type Item = ByteBuf;
+
+    async fn run(self, _: Context, out: Emitter<ByteBuf>) {
+        let mut file = std::fs::File::options().append(true).create(true).open(&self.sent).unwrap();
+        let error = loop {
+            let item = ByteBuf::from(vec![7; self.bytes]);
+            let sent = if self.blocking { out.blocking_send(item) } else { out.send(item).await };
+            match sent {
+                Ok(()) => file.write_all(b".").unwrap(),
+                Err(error) => break error,
+            }
+        };
+        // One that is told may take its time.
+        tokio::task::yield_now().await;
+        note(&self.sent.with_extension("error"), &format!("{:?}", error.kind()));
+    }
+}
+
+/// Sends some numbers, then ends in another way than it should.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Burst {
+    pub items: u64,
+    pub then: Then,
+}
+
+/// How a burst ends.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Then {
+    Panic,
+    Abort,
+    Hang,
+    Spin,
+}
+
+impl StreamTask for Burst {
+    const NAME: &'static str = "burst";
+    type Item = u64;
+
+    async fn run(self, _: Context, out: Emitter<u64>) {
+        for n in 0..self.items {
+            out.send(n).await.unwrap();
+        }
+        match self.then {
+            Then::Panic => panic!("after {} items", self.items),
+            Then::Abort => std::process::abort(),
+            Then::Hang => std::future::pending().await,
+            Then::Spin => loop {
+                std::hint::spin_loop();
+            },
+        }
+    }
+}
+
+/// Sends what may fail on its way, between two that do not.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Parcel(pub Content);
+
+/// What is in it.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Content {
+    Travels(Way),
+    Bytes(usize),
+}
+
+/// A parcel under way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Sealed {
+    Traveller(Traveller),
+    Bytes(Vec<u8>),
+}
+
+impl StreamTask for Parcel {
+    const NAME: &'static str = "parcel";
+    type Item = Sealed;
+
+    async fn run(self, _: Context, out: Emitter<Sealed>) {
+        out.send(Sealed::Bytes(vec![])).await.unwrap();
+        let sealed = match self.0 {
+            Content::Travels(way) => Sealed::Traveller(Traveller(way)),
+            Content::Bytes(bytes) => Sealed::Bytes(vec![1; bytes]),
+        };
+        if let Err(error) = out.send(sealed).await {
+            eprintln!("{error}");
+        }
+        let _ = out.send(Sealed::Bytes(vec![])).await;
+    }
+}
+
+/// Leaves a subtask behind that sends once more, and notes what it gets.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Leak(pub PathBuf);
+
+impl StreamTask for Leak {
+    const NAME: &'static str = "leak";
+    type Item = u64;
+
+    async fn run(self, _: Context, out: Emitter<u64>) {
+        let late = out.clone();
+        out.send(1).await.unwrap();
+        drop(tokio::spawn(async move {
+            // The task ends in the poll that spawns this, so it has ended here.
+            let error = late.send(2).await.unwrap_err();
+            note(&self.0, &format!("{:?}", error.kind()));
+        }));
+    }
+}
+
+/// Sends many empty items, then large ones without end; the length of the file is how many.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Swell {
+    pub sent: PathBuf,
+    pub small: u64,
+    pub large: usize,
+}
+
+impl StreamTask for Swell {
+    const NAME: &'static str = "swell";
+    type Item = ByteBuf;
+
+    async fn run(self, _: Context, out: Emitter<ByteBuf>) {
+        let mut file = std::fs::File::options().append(true).create(true).open(&self.sent).unwrap();
+        for size in (0..self.small).map(|_| 0).chain(std::iter::repeat(self.large)) {
+            if out.send(ByteBuf::from(vec![0; size])).await.is_err() {
+                return;
+            }
+            file.write_all(b".").unwrap();
+        }
+    }
+}
+
+/// How long a file is.
+pub(crate) fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.len())
 }
 
 /// Appends a line to a file.

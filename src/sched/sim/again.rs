@@ -5,6 +5,19 @@ use super::{Checked, ensure};
 use crate::id::TaskId;
 
 impl Model {
+    /// A task that was sent in vain goes back to its place.
+    pub(super) fn wait_again(&mut self, task: TaskId) {
+        let Some(record) = self.tasks.get_mut(&task) else { return };
+        record.again = true;
+        if record.suspect {
+            record.state = State::Alone;
+            return;
+        }
+        record.state = State::Waiting;
+        self.waiting.insert((record.order, task));
+        self.turns.forgive(record.spec);
+    }
+
     /// What waits for a worker of its own.
     pub(super) fn alone(&self) -> Vec<TaskId> {
         let alone = self.tasks.iter().filter(|(_, record)| matches!(record.state, State::Alone));

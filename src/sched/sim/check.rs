@@ -5,6 +5,7 @@ use crate::sched::clock::{Alarm, Due, Time};
 use crate::sched::queue::{List, Sent, Stand, Task};
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Phase, Worker};
+use crate::wire::credit::FIRST;
 
 impl Scheduler {
     /// Whether every table agrees with every other.
@@ -123,6 +124,10 @@ impl Scheduler {
             let climbs = stop.is_none() || due.is_some();
             ensure!(climbs || worker.is_doomed(), "task {task} has fallen off its ladder");
             last = *sequence;
+            if let Some(flow) = self.tasks.at(task).and_then(|task| task.flow.as_ref()) {
+                ensure!(flow.credit <= flow.window.into(), "task {task} has credit beyond its window");
+                ensure!(flow.came || flow.window == FIRST, "task {task} has earned credit by nothing");
+            }
         }
         let watched = seat.watch.is_some() || worker.tasks.is_empty() || worker.phase != Phase::Open;
         ensure!(watched, "nobody watches {:?}", worker.id);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Checked;
+use super::flow::Source;
 use super::plan::Fault;
 use super::rng::Rng;
 use super::world::World;
@@ -20,6 +21,8 @@ pub(super) enum Deed {
     /// Gives back what it has not begun of what it was asked for.
     Return(Vec<TaskId>),
     Answer(u64, Answer),
+    /// Sends items of a stream.
+    Emit(u64),
     Fail(u64, Fault),
     Die,
 }
@@ -41,8 +44,22 @@ pub(super) struct Held {
     /// How long it will take, and what will go wrong.
     wait: Duration,
     fault: Option<Fault>,
+    source: Option<Source>,
     arrived: bool,
     begun: bool,
+}
+
+impl Held {
+    /// Whose items they are, and what is still to be sent, if it is a stream.
+    pub(super) fn parts(&mut self) -> Option<(TaskId, u32, &mut Source)> {
+        self.source.as_mut().map(|source| (self.task, self.attempt, source))
+    }
+
+    /// What there is to spend, at least 1.
+    pub(super) fn purse(&self) -> (TaskId, u32, u32) {
+        let credit = self.source.map_or(1, |source| source.credit.max(1));
+        (self.task, self.attempt, credit as u32)
+    }
 }
 
 /// A worker. It begins tasks in the order of sending, as many at once as it has slots.
@@ -119,7 +136,9 @@ impl World {
             return self.soon(2, worker, Deed::Die);
         }
         let wait = if fault.is_some() { wait.min(Duration::from_millis(500)) } else { wait };
-        let held = Held { sequence, task, attempt, wait, fault, arrived: false, begun: false };
+        let stream = self.model.tasks.get(&task).is_some_and(|record| record.spec.stream);
+        let source = stream.then(|| self.source());
+        let held = Held { sequence, task, attempt, wait, fault, source, arrived: false, begun: false };
         if let Some(fake) = self.fakes.get_mut(&worker) {
             fake.held.push(held);
         }
@@ -140,7 +159,13 @@ impl World {
             fake.begun = held.sequence;
             begun.push(*held);
         }
-        for Held { sequence, wait, fault, .. } in begun {
+        for Held { sequence, wait, fault, source, .. } in begun {
+            if source.is_some() {
+                self.soon(3, worker, Deed::Emit(sequence));
+                if fault.is_none() {
+                    continue;
+                }
+            }
             let deed = match fault {
                 None => Deed::Answer(sequence, Answer::Finished),
                 Some(fault) => Deed::Fail(sequence, fault),
@@ -198,6 +223,7 @@ impl World {
                 self.feed(Input::Done { worker, task, attempt, answer, used })?;
                 return self.weigh(worker);
             }
+            Deed::Emit(sequence) => return self.emit(worker, sequence),
             Deed::Fail(sequence, fault) => return self.misbehave(worker, sequence, fault),
         }
         Ok(())
@@ -232,11 +258,7 @@ impl World {
                 self.feed(done)
             }
             Fault::Stranger => {
-                let others: Vec<_> = self.model.live().into_iter().filter(|&other| other != task).collect();
-                let task = match others.is_empty() || self.rng.percent(30) {
-                    true => TaskId::new(self.rng.next() as u32, self.rng.next() as u32),
-                    false => self.rng.pick(&others),
-                };
+                let task = self.stranger(task);
                 self.feed(Input::Done { worker, task, attempt, answer: Answer::Finished, used })
             }
             Fault::Stale => {
@@ -266,10 +288,30 @@ impl World {
             }
             Fault::Quit => self.perform(worker, Deed::Answer(sequence, Answer::Cancelled { began: true })),
             Fault::Return => self.feed(Input::Recalled { worker, tasks: vec![task] }),
+            Fault::Flood => self.flood(worker, sequence),
+            Fault::Ghost => {
+                let stale = self.rng.percent(30);
+                let (task, attempt) =
+                    if stale { (task, attempt + 1) } else { (self.stranger(task), attempt) };
+                self.feed(Input::Item { worker, task, attempt, cost: 1 })
+            }
+            Fault::Late => {
+                self.feed(done)?;
+                self.feed(Input::Item { worker, task, attempt, cost: 1 })
+            }
             Fault::Greet => {
                 let greeting = self.rng.pick(&[Say::Ready, Say::Open]);
                 self.perform(worker, Deed::Say(greeting))
             }
+        }
+    }
+
+    /// Another task than this one, of any worker or of none.
+    fn stranger(&mut self, task: TaskId) -> TaskId {
+        let others: Vec<_> = self.model.live().into_iter().filter(|&other| other != task).collect();
+        match others.is_empty() || self.rng.percent(30) {
+            true => TaskId::new(self.rng.next() as u32, self.rng.next() as u32),
+            false => self.rng.pick(&others),
         }
     }
 
@@ -282,11 +324,12 @@ impl World {
         }
     }
 
-    /// It may have begun more in its last moment, and over a relay nobody knows.
+    /// It may have begun more in its last moment, over a relay nobody knows, and what it leaves behind may lie.
     fn die(&mut self, worker: WorkerId) -> Checked {
         let Some(fake) = self.fakes.remove(&worker) else { return Ok(()) };
         let begun = match self.rng.within(0..10) {
             0 => u64::MAX,
+            1 => self.rng.within(0..fake.sent + 1),
             _ => self.rng.within(fake.begun..fake.sent + 1),
         };
         self.feed(Input::Lost { worker, begun })

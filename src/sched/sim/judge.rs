@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::flow::Account;
 use super::model::{Held, Known, Model, Record, State};
 use super::{Checked, ensure};
 use crate::error::ErrorKind;
@@ -23,6 +24,8 @@ impl Model {
         match *action {
             Action::Recall { worker, ref tasks } => self.recall(worker, tasks),
             Action::Launch { worker } => self.launch(worker),
+            Action::Deliver { task } => self.deliver(task),
+            Action::Credit { worker, task, credit } => self.endow(worker, task, credit),
             Action::Run { worker, task, attempt, left } => {
                 self.run(worker, task, attempt)?;
                 self.is_in_time(task, left)
@@ -198,6 +201,7 @@ impl Model {
             stop: None,
             told: false,
             recalled: false,
+            account: Account::default(),
         };
         let again = std::mem::take(&mut record.again);
         ensure!(!record.begun || again, "{task:?} is begun again");
@@ -348,6 +352,7 @@ impl Model {
         self.is_told_all()?;
         self.is_somebody_fresh()?;
         self.is_of_size()?;
+        self.flows()?;
         self.end_turns();
         self.tasks.values_mut().for_each(|record| record.doubts.clear());
         let ladder = self.config.cancel_grace + self.config.term_grace + SECOND + SLACK;

@@ -60,7 +60,8 @@ impl Model {
     pub(super) fn redeems(&mut self, task: TaskId, spec: Spec) {
         if self.reserved.remove(&task) {
             if let Some(record) = self.tasks.get_mut(&task) {
-                (record.spec.bytes, record.spec.kind) = (spec.bytes, spec.kind);
+                (record.spec.bytes, record.spec.kind, record.spec.stream) =
+                    (spec.bytes, spec.kind, spec.stream);
             }
             self.enters(task);
         }

@@ -6,7 +6,7 @@
 //!  rng   ── one seed, one sequence           judge ── what he demands of every action, and after every call
 //!  world ── time, users, the driver          order ── whose turn it is
 //!  fakes ── workers, good and bad            time  ── when a task's time is over
-//!                                            line  ── how full the queue is, and who waits before it
+//!  flow  ── streams, on both sides           line  ── how full the queue is, and who waits before it
 //!                                            notices ── what those who listen must be told
 //!                                            again ── who is tried again, and where
 //!                                            seats ── what became of those who have gone
@@ -21,6 +21,7 @@
 mod again;
 mod check;
 mod fakes;
+mod flow;
 mod judge;
 mod line;
 mod model;
@@ -118,9 +119,23 @@ pub(in crate::sched) enum Bug {
     NeverGrow,
     /// Idle workers go although they are needed.
     IdleToNone,
+    /// What was read is granted twice.
+    GrantTwice,
+    /// Nothing is granted any more after the first time.
+    ForgetGrant,
+    /// An item that there is no credit for is delivered.
+    IgnoreCredit,
+    /// An item is delivered although its stream has ended.
+    DeliverGhost,
+    /// Some items are paid for and not delivered.
+    SwallowItem,
+    /// A stream is begun again although items came, if its worker's remains say that it had not begun.
+    RerunStream,
+    /// A stream is tried again although items came.
+    RetryStream,
 }
 
-const BUGS: [(&str, Bug); 32] = [
+const BUGS: [(&str, Bug); 39] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -153,16 +168,25 @@ const BUGS: [(&str, Bug); 32] = [
     ("forget-successor", Bug::ForgetSuccessor),
     ("never-grow", Bug::NeverGrow),
     ("idle-to-none", Bug::IdleToNone),
+    ("grant-twice", Bug::GrantTwice),
+    ("forget-grant", Bug::ForgetGrant),
+    ("ignore-credit", Bug::IgnoreCredit),
+    ("deliver-ghost", Bug::DeliverGhost),
+    ("swallow-item", Bug::SwallowItem),
+    ("rerun-stream", Bug::RerunStream),
+    ("retry-stream", Bug::RetryStream),
 ];
 
 /// How many fixed seeds, and how many that change with every commit.
 const SEEDS: u64 = 500;
 
 /// What the seeds together have to get to, at least 20 times each.
-const REACHED: [&str; 42] = [
+const REACHED: [&str; 44] = [
     "Abandon",
     "Cancel",
     "Closed",
+    "Credit",
+    "Deliver",
     "Drain",
     "Failed Cancelled",
     "Failed Cancelled, perhaps run",

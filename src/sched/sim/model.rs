@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::flow::Account;
 use super::notices::News;
 use super::order::Turns;
 use super::sizes::Sizes;
@@ -37,6 +38,8 @@ pub(super) struct Model {
     pub(super) free: u64,
     pub(super) news: News,
     pub(super) sizes: Sizes,
+    /// Whose item has come and is not delivered.
+    pub(super) due: Option<TaskId>,
 }
 
 pub(super) struct Record {
@@ -86,6 +89,7 @@ pub(super) struct Held {
     pub(super) told: bool,
     /// Whether it was asked for, and the answer has not come.
     pub(super) recalled: bool,
+    pub(super) account: Account,
 }
 
 /// A moment, and how long the parent had stood still by then.
@@ -171,6 +175,7 @@ impl Model {
             news: News::default(),
             sizes: Sizes::new(&config),
             config,
+            due: None,
         }
     }
 
@@ -224,11 +229,13 @@ impl Model {
             Input::Abort => self.close(None, true, true),
             Input::Resize { least, most } => self.resized(least, most),
             Input::Weighed { worker, bytes } => self.weighed(worker, bytes),
+            Input::Read { task, cost } => self.has_read(task, cost),
             Input::Start | Input::Tick => {}
             Input::Lost { worker, begun } => self.lost(worker, Some(begun)),
             Input::Ready { worker }
             | Input::Open { worker }
             | Input::Done { worker, .. }
+            | Input::Item { worker, .. }
             | Input::Recalled { worker, .. }
             | Input::Heard { worker }
             | Input::Violated { worker }
@@ -260,6 +267,9 @@ impl Model {
             Input::Bye { .. } if !killed => known.parted = true,
             Input::Done { task, attempt, answer, .. } => {
                 self.answered(worker, known, (*task, *attempt), *answer)
+            }
+            Input::Item { task, attempt, cost, .. } => {
+                self.emitted(worker, known, (*task, *attempt), *cost);
             }
             Input::Recalled { tasks, .. } => self.returned(worker, known, tasks),
             _ => {}
@@ -303,7 +313,9 @@ impl Model {
         let shut = self.closing.as_ref().is_some_and(|closing| closing.shut);
         let mut left: BTreeSet<TaskId> = known.held.iter().copied().collect();
         let asked = |task: &TaskId| match self.tasks.get(task) {
-            Some(Record { state: State::On(held), .. }) => held.worker == worker && held.recalled,
+            Some(Record { state: State::On(held), .. }) => {
+                held.worker == worker && held.recalled && !held.account.has_begun()
+            }
             _ => false,
         };
         if known.recalls == 0 || !tasks.iter().all(|task| left.remove(task) && asked(task)) {
@@ -328,19 +340,6 @@ impl Model {
                 held.recalled = false;
             }
         }
-    }
-
-    /// A task that was sent in vain goes back to its place.
-    fn wait_again(&mut self, task: TaskId) {
-        let Some(record) = self.tasks.get_mut(&task) else { return };
-        record.again = true;
-        if record.suspect {
-            record.state = State::Alone;
-            return;
-        }
-        record.state = State::Waiting;
-        self.waiting.insert((record.order, task));
-        self.turns.forgive(record.spec);
     }
 
     fn close(&mut self, limit: Option<Duration>, shut: bool, aborted: bool) {
@@ -392,13 +391,14 @@ impl Model {
         for &task in &known.held {
             let Some(record) = self.tasks.get_mut(&task) else { continue };
             let State::On(held) = &record.state else { continue };
-            let ran = begun.is_none_or(|begun| held.sequence <= begun);
+            let ran = begun.is_none_or(|begun| held.sequence <= begun) || held.account.has_begun();
             let stop = held.stop.filter(|_| begun.is_some()).map(|(kind, _)| kind);
             let quiet = begun.is_some() && (held.stop.is_some() || !known.is_reachable());
             let unseen = held.unseen(self.now).filter(|_| quiet).map(Some);
             record.begun |= ran;
             record.attempts -= u32::from(!ran);
-            if ran && !shut && held.stop.is_none() && record.retries > 0 {
+            let again = record.retries > 0 && !held.account.has_begun();
+            if ran && again && !shut && held.stop.is_none() {
                 if held.unseen(self.now).is_some() {
                     record.doubts = vec![ErrorKind::TimedOut, ErrorKind::Unresponsive];
                 }

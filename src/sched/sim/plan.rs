@@ -30,9 +30,15 @@ pub(super) enum Fault {
     Greet,
     /// Gives back what nobody has asked for, or what it has begun.
     Return,
+    /// Sends items without credit.
+    Flood,
+    /// Sends items of another task, of none, or of another attempt.
+    Ghost,
+    /// Sends an item after the answer.
+    Late,
 }
 
-pub(super) const FAULTS: [Fault; 11] = [
+pub(super) const FAULTS: [Fault; 14] = [
     Fault::Die,
     Fault::Hang,
     Fault::Twice,
@@ -44,6 +50,9 @@ pub(super) const FAULTS: [Fault; 11] = [
     Fault::Quit,
     Fault::Greet,
     Fault::Return,
+    Fault::Flood,
+    Fault::Ghost,
+    Fault::Late,
 ];
 
 pub(super) struct Plan {
@@ -64,6 +73,8 @@ pub(super) struct Plan {
     pub(super) cancels: u64,
     /// How often a task takes seconds, in percent.
     pub(super) slow: u64,
+    /// How often a task is a stream, in percent.
+    pub(super) streams: u64,
     /// How many callers there are, which priorities they use, and how often they set a timeout or a deadline, in percent.
     pub(super) lanes: u64,
     pub(super) priorities: &'static [i8],
@@ -142,6 +153,7 @@ impl Plan {
             immortal: rng.pick(&[0, 0, 10, 40]),
             cancels: rng.pick(&[0, 10, 40, 80]),
             slow: rng.pick(&[2, 2, 10, 50]),
+            streams: rng.pick(&[0, 20, 20, 70]),
             lanes: rng.pick(&[1, 2, 5]),
             priorities: rng.pick::<&[i8]>(&[&[0], &[0, 0, 0, 7], &[-128, -1, 0, 0, 127]]),
             timed: rng.pick(&[0, 0, 10, 60]),

@@ -18,7 +18,9 @@ impl Model {
         let away = if known.opened.is_some() { went } else { known.retired.is_some() };
         past.free = gone && away && !known.violated;
         self.free += u64::from(past.free);
-        if !past.free {
+        // One that was not needed any more before it was there has not failed, even if it could only be given up.
+        let unneeded = away && known.opened.is_none() && !known.violated;
+        if !past.free && !unneeded {
             if known.useful || known.opened.is_some_and(|opened| self.now - opened >= HEALTHY) {
                 past.failures = 0;
             }

@@ -137,7 +137,9 @@ impl Model {
         let ahead = |known: &Known| known.takes_tasks() && known.held.len() > slots;
         let waits = !self.waiting.is_empty() || self.workers.values().any(ahead);
         let idle = self.workers.values().any(|known| self.can_take(known) && known.held.len() < slots);
-        let staying = self.workers.values().filter(|known| known.retired.is_none()).count();
+        // The place of one that is replaced is not free before it has gone.
+        let stays = |known: &&Known| known.retired.is_none_or(|reason| reason == Leave::Replaced);
+        let staying = self.workers.values().filter(stays).count();
         let starting = self.workers.values().any(|known| known.opened.is_none());
         let more = staying < self.sizes.most as usize && self.sizes.least < self.sizes.most && !starting;
         let pressed = waits && !idle && more && self.failures == 0 && self.is_strong();

@@ -1,7 +1,7 @@
 //! Everything around the scheduler but the workers: a clock that jumps from event to event, users that come and go, a
 //! driver that does as it is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub(super) struct World {
     /// Free places in the driver's table, and how many tasks it has seen.
     places: Vec<u32>,
     serial: u32,
+    /// What has come to each consumer and was not read: what it cost.
+    pub(super) unread: BTreeMap<TaskId, VecDeque<u32>>,
     pub(super) calm: bool,
     /// Whether tables are checked too, not only what can be seen from outside.
     tables: bool,
@@ -53,8 +55,9 @@ pub(super) struct Life {
     pub(super) done: BTreeMap<String, u64>,
 }
 
-enum Event {
+pub(super) enum Event {
     Input(Input),
+    Read(TaskId),
     Submit,
     Stall(Duration),
     Worker(WorkerId, Deed),
@@ -79,6 +82,7 @@ impl World {
             asking: BTreeMap::new(),
             places: Vec::new(),
             serial: 0,
+            unread: BTreeMap::new(),
             calm: false,
             tables: bug.is_none(),
             trace,
@@ -151,7 +155,7 @@ impl World {
         Ok(())
     }
 
-    fn at(&mut self, at: Duration, event: Event) {
+    pub(super) fn at(&mut self, at: Duration, event: Event) {
         self.scheduled += 1;
         self.events.insert((at, self.scheduled), event);
     }
@@ -169,6 +173,7 @@ impl World {
         match event {
             Event::Input(input) => self.feed(input),
             Event::Submit => self.submit(),
+            Event::Read(task) => self.consume(task),
             Event::Stall(length) => {
                 if self.trace {
                     eprintln!("{:>12?}  the parent stands still for {length:?}", self.model.now);
@@ -230,6 +235,7 @@ impl World {
             timeout,
             // Some come too late.
             deadline: deadline.map(|left| if self.rng.percent(5) { Duration::ZERO } else { left }),
+            stream: self.rng.percent(self.plan.streams),
         }
     }
 
@@ -249,6 +255,7 @@ impl World {
         }
         self.model.input(&input);
         self.model.tell_time();
+        let cost = if let Input::Item { cost, .. } = input { cost } else { 0 };
         self.scheduler.handle(now, input);
         while let Some(action) = self.scheduler.poll_action() {
             action.hash(&mut self.hash);
@@ -257,7 +264,7 @@ impl World {
                 eprintln!("              -> {action:?}");
             }
             self.model.action(&action)?;
-            self.obey(&action);
+            self.obey(&action, cost);
         }
         self.model.after()?;
         ensure!(self.scheduler.poll_timeout().is_none_or(|at| at > now), "it spins");
@@ -278,15 +285,18 @@ impl World {
     }
 
     /// The driver's part, and how the workers take it.
-    fn obey(&mut self, action: &Action) {
+    fn obey(&mut self, action: &Action, cost: u32) {
         match *action {
             Action::Launch { worker } => self.launch(worker),
             Action::Run { worker, task, attempt, .. } => self.take(worker, task, attempt),
             Action::Grant { task } => self.redeem(task),
             Action::Resolve { task, .. } => {
                 self.asking.remove(&task);
+                self.unread.remove(&task);
                 self.places.push(task.index);
             }
+            Action::Deliver { task } => self.arrived(task, cost),
+            Action::Credit { worker, task, credit } => self.earn(worker, task, credit),
             Action::Cancel { worker, task, .. } => {
                 let Some(fake) = self.fakes.get(&worker) else { return };
                 let held = fake.held.iter().find(|held| held.task == task);

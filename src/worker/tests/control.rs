@@ -91,7 +91,7 @@ fn frames_that_mean_nothing_yet_are_passed_over() {
     let mut parent = Parent::start();
     let (kind, task) = (LeaseKind::Place, TaskId::new(1, 1));
     for frame in [
-        ToWorker::Credit { task, items: 3 },
+        ToWorker::Credit { task, credit: 3 },
         ToWorker::Chunk { task, last: true },
         ToWorker::Pong { nonce: 1 },
         ToWorker::Nudge,

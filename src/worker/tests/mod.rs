@@ -10,6 +10,7 @@ mod prepare;
 mod pulse;
 mod slots;
 mod stdio;
+mod stream;
 mod stress;
 pub(crate) mod tasks;
 mod thread;
@@ -46,6 +47,8 @@ pub(crate) fn worker() -> Worker {
         .task::<Signals>()
         .task::<Panic>()
         .task::<Undecodable>()
+        .stream::<Numbers>()
+        .stream::<Spawned>()
 }
 
 crate::worker_test!(worker());

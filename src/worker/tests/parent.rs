@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use serde::Serialize;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::id::{TaskId, WorkerId};
 use crate::sys::memory::{self, Page};
 use crate::sys::{pidfd, process, socket};
-use crate::task::Task;
+use crate::task::{StreamTask, Task};
 use crate::wire::codec::{Codec, Message, append, take_magic};
 use crate::wire::frame::{
     Ancestor, Hello, Limits, Open, Ready, Run, Sandbox, ToParent, ToWorker, Tree, Verdict,
@@ -148,13 +149,31 @@ impl Parent {
 
     /// The frame that runs a task, and its id.
     pub(crate) fn run_frame<T: Task>(&mut self, task: &T) -> (TaskId, Message<ToWorker>) {
+        self.frame_for(T::NAME, task)
+    }
+
+    fn frame_for<T: Serialize>(&mut self, name: &str, task: &T) -> (TaskId, Message<ToWorker>) {
         let mut body = BytesMut::new();
         append(task, &mut body).unwrap();
-        let index = self.ready.tasks.iter().position(|kind| kind.name == T::NAME).unwrap_or(999);
+        let index = self.ready.tasks.iter().position(|kind| kind.name == name).unwrap_or(999);
         self.serial += 1;
         let id = TaskId::new(self.serial, self.serial % 64);
         let run = Run { task: id, attempt: 1, index: index as u32, remaining_us: None, trace: None };
         (id, Message { frame: ToWorker::Run(run), body: body.freeze() })
+    }
+
+    pub(crate) fn stream<T: StreamTask>(&mut self, task: &T) -> TaskId {
+        let (id, message) = self.frame_for(T::NAME, task);
+        self.link.write_all(&encode(message)).unwrap();
+        id
+    }
+
+    /// The next frame, which is an item of this stream.
+    pub(crate) fn item(&mut self, stream: TaskId) -> Bytes {
+        match self.hear() {
+            Some(Message { frame: ToParent::Item { task, attempt: 1 }, body }) if task == stream => body,
+            other => panic!("no item but {other:?}"),
+        }
     }
 
     pub(crate) fn run<T: Task>(&mut self, task: &T) -> TaskId {

@@ -13,7 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::watch;
 
 use crate::context::Context;
-use crate::task::Task;
+use crate::emit::Emitter;
+use crate::task::{StreamTask, Task};
 
 /// Declares a task: its fields, its output and its code.
 macro_rules! task {
@@ -31,6 +32,64 @@ macro_rules! task {
             }
         }
     };
+}
+
+/// How a stream of numbers is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Pace {
+    /// As fast as there is credit, awaiting more or blocking for it.
+    Await,
+    Block,
+    /// So many at once, then it computes and never asks.
+    Then(u32),
+}
+
+/// Counts without end, as bytes of this length, until it is told to stop; the last item is the text that said so, if that
+/// can still be sent, which it can't. So it leaves the text in a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Numbers(pub(crate) Pace, pub(crate) usize, pub(crate) String);
+
+impl StreamTask for Numbers {
+    const NAME: &'static str = "Numbers";
+    type Item = Vec<u8>;
+
+    async fn run(self, _cx: Context, out: Emitter<Vec<u8>>) {
+        for n in 0_u32.. {
+            let mut item = n.to_le_bytes().to_vec();
+            item.resize(self.1.max(4), 0);
+            let sent = match self.0 {
+                Pace::Await => out.send(item).await,
+                Pace::Block => out.blocking_send(item),
+                Pace::Then(most) if n == most => return spin(Duration::from_secs(60)),
+                Pace::Then(_) => out.send(item).await,
+            };
+            if let Err(error) = sent {
+                // Whoever was told may take its time.
+                tokio::task::yield_now().await;
+                std::fs::write(self.2, error.to_string()).unwrap();
+                return;
+            }
+        }
+    }
+}
+
+/// Has a subtask send this many numbers while the task itself waits for its end, and then for ever.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Spawned(pub(crate) u32);
+
+impl StreamTask for Spawned {
+    const NAME: &'static str = "Spawned";
+    type Item = u32;
+
+    async fn run(self, _cx: Context, out: Emitter<u32>) {
+        let subtask = tokio::spawn(async move {
+            for n in 0..self.0 {
+                out.send(n).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        });
+        subtask.await.unwrap();
+    }
 }
 
 /// A sum that notices torn, swapped and lost bytes.

@@ -1,7 +1,8 @@
 //! A storm: workers are killed, stopped, continued and cut off at random while tasks of all kinds run. Each task has one
 //! outcome, none runs twice, those whose worker was not hit succeed, and in the end nothing is left and nothing has grown.
 //!
-//! It takes some seconds; `PROCPOOL_SOAK` says how many it shall take, `PROCPOOL_SEED` which storm it shall be.
+//! The seed also says whether workers run one task at a time or three, and whether they have guardians. It takes some
+//! seconds; `PROCPOOL_SOAK` says how many it shall take, `PROCPOOL_SEED` which storm it shall be.
 
 mod support;
 
@@ -17,10 +18,10 @@ use procpool::{Context, Error, Pool, Task, WorkerId};
 use serde::{Deserialize, Serialize};
 use support::*;
 
-procpool::worker_test!(support::worker().task::<Hang>());
+procpool::worker_test!(support::worker().task::<Hang>().task::<Below>().nested(|pool| pool.workers(1)));
 
 /// How many tasks are there at a time, and how many workers.
-const TASKS: usize = 32;
+const TASKS: usize = 64;
 const WORKERS: usize = 4;
 
 /// How long between two blows: at five a second, a worker of four is hit about once a second.
@@ -42,6 +43,19 @@ impl Task for Hang {
             }
         }
         std::thread::sleep(Duration::from_secs(1000));
+    }
+}
+
+/// Has a worker below its own give its number back.
+#[derive(Serialize, Deserialize)]
+struct Below(u64);
+
+impl Task for Below {
+    const NAME: &'static str = "below";
+    type Output = Result<u64, Error>;
+
+    async fn run(self, cx: Context) -> Result<u64, Error> {
+        cx.pool()?.run(Echo(self.0)).await
     }
 }
 
@@ -67,6 +81,8 @@ impl Chance {
 enum Kind {
     /// Fails only if its worker is hit.
     Good,
+    /// Fails only if four workers are hit, one after the other.
+    Retried,
     /// Panics, always.
     Panics,
     /// Takes its worker along.
@@ -86,38 +102,43 @@ struct Outcome {
 async fn one(pool: Pool, number: u64, chance: u64, notes: PathBuf) -> Outcome {
     let mut chance = Chance(chance);
     let note = notes.with_extension("other");
-    let (kind, result) = match chance.below(100) {
-        0..25 => {
+    let (kind, result) = match chance.below(1000) {
+        0..250 => {
             let then_ms = chance.below(10);
             let run = pool.run(Append { path: notes, line: number, then_ms });
             (Kind::Good, run.await.map(|line| assert_eq!(line, number)))
         }
-        25..45 => (Kind::Good, pool.run(Echo(number)).await.map(|echo| assert_eq!(echo, number))),
-        45..55 => {
+        250..450 => (Kind::Good, pool.run(Echo(number)).await.map(|echo| assert_eq!(echo, number))),
+        450..550 => {
             let bytes = chance.below(300_000) as usize;
             (Kind::Good, pool.run(Fill { bytes }).await.map(|filled| assert_eq!(filled.len(), bytes)))
         }
-        55..63 => (Kind::Good, pool.run(Yield { note, ms: chance.below(20) }).await.map(drop)),
-        63..70 => (Kind::Good, pool.run(Block { ms: chance.below(30) }).await.map(drop)),
-        70..74 => (Kind::Good, pool.run(Grandchild).await.map(drop)),
-        74..80 => (Kind::Panics, pool.run(Panic("on purpose".into())).await),
-        80..86 => {
+        550..630 => (Kind::Good, pool.run(Yield { note, ms: chance.below(20) }).await.map(drop)),
+        630..660 => (Kind::Good, pool.run(Block { ms: chance.below(30) }).await.map(drop)),
+        660..690 => (Kind::Retried, pool.with_retries(3).run(Block { ms: chance.below(30) }).await.map(drop)),
+        690..700 => {
+            let echo = pool.run(Below(number)).await.and_then(|below| below);
+            (Kind::Good, echo.map(|echo| assert_eq!(echo, number)))
+        }
+        700..740 => (Kind::Good, pool.run(Grandchild).await.map(drop)),
+        740..800 => (Kind::Panics, pool.run(Panic("on purpose".into())).await),
+        800..860 => {
             let view = pool.with_timeout(Duration::from_millis(20));
             (Kind::Stopped, view.run(Wait { note, polite: chance.below(2) == 0 }).await)
         }
-        86..90 => (Kind::Stopped, pool.run(Yield { note, ms: 5000 }).cancel().await.map(drop)),
-        90..94 => {
+        860..900 => (Kind::Stopped, pool.run(Yield { note, ms: 5000 }).cancel().await.map(drop)),
+        900..994 => {
             // Dropped: nobody ever hears of it.
             drop(pool.run(Block { ms: chance.below(5) }));
             (Kind::Good, Ok(()))
         }
-        94..96 => {
+        994..996 => {
             let view = pool.with_timeout(Duration::from_millis(5));
             (Kind::Deadly, view.run(Spin { note, polite: false }).await)
         }
-        96 => (Kind::Deadly, pool.run(Die::Abort).await),
-        97 => (Kind::Deadly, pool.run(Die::Exit(0)).await),
-        98 => (Kind::Deadly, pool.run(Die::Signal(Signal::SIGSEGV as i32)).await),
+        996 => (Kind::Deadly, pool.run(Die::Abort).await),
+        997 => (Kind::Deadly, pool.run(Die::Exit(0)).await),
+        998 => (Kind::Deadly, pool.run(Die::Signal(Signal::SIGSEGV as i32)).await),
         _ => (Kind::Deadly, pool.run(Hang).await),
     };
     Outcome { number, kind, result }
@@ -171,8 +192,10 @@ fn k1_a_storm_costs_nothing_but_the_tasks_that_it_hits() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let folder = Folder::new();
-        let pool = quick(WORKERS).build().await.unwrap();
         let mut chance = Chance(seed);
+        let (slots, contained) = ([1, 3][chance.below(2) as usize], chance.below(2) == 1);
+        println!("{slots} slots, contained {contained}");
+        let pool = quick(WORKERS).slots(slots).contained(contained).build().await.unwrap();
         let end = Instant::now() + lasts;
         let stormy = tokio::spawn(storm(pool.clone(), Chance(chance.next()), end));
         let mut running = FuturesUnordered::new();
@@ -190,10 +213,14 @@ fn k1_a_storm_costs_nothing_but_the_tasks_that_it_hits() {
                 sizes.push((Instant::now(), resident()));
             }
         }
-        let hit = stormy.await.unwrap();
+        let mut hit = stormy.await.unwrap();
         while let Some(outcome) = running.next().await {
             outcomes.push(outcome.unwrap());
         }
+        // Those that tasks have taken along were hit by them.
+        let deadly = outcomes.iter().filter(|outcome| matches!(outcome.kind, Kind::Deadly | Kind::Stopped));
+        let losses = deadly.filter_map(|outcome| outcome.result.as_ref().err());
+        hit.extend(losses.filter(|error| error.exit().is_some()).filter_map(Error::worker_id));
         judge(&outcomes, submitted, &hit, &folder.file("lines"));
         slope(&sizes);
         pids(&pool, WORKERS).await;
@@ -222,6 +249,7 @@ fn judge(outcomes: &[Outcome], submitted: u64, hit: &BTreeSet<WorkerId>, lines: 
         }
         let was_hit = error.and_then(Error::worker_id).is_some_and(|worker| hit.contains(&worker));
         match kind {
+            Kind::Retried => assert!(error.is_none_or(|error| error.attempts() == 4), "{error:?}"),
             _ if was_hit => {}
             Kind::Good => {
                 good += 1;

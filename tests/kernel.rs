@@ -19,7 +19,7 @@ use seccompiler::{
 };
 use support::role::{Actor, command, gone, needing, program, role, send};
 use support::{
-    Die, Echo, Folder, Grandchild, Pid, Spin, Test, exists, notes, pids, quick, times, until, within,
+    Die, Echo, Fill, Folder, Grandchild, Pid, Spin, Test, exists, notes, pids, quick, times, until, within,
 };
 
 /// What a kernel may lack, and what its answer is.
@@ -65,8 +65,10 @@ fn filters(lacks: &str) -> Vec<BpfProgram> {
 fn main() {
     support::worker().init();
     if let Some((role, args)) = role() {
-        if role == "launches" {
-            return launches();
+        match role.as_str() {
+            "launches" => return launches(),
+            "crammed" => return crammed(),
+            _ => {}
         }
         // There is one thread, and whatever comes after it inherits the filter.
         for filter in filters(&args[0]) {
@@ -82,8 +84,14 @@ fn main() {
         let _test = Test::start();
         a11()
     };
+    let filled = || {
+        let _test = Test::start();
+        h8()
+    };
+    let trial = Trial::test("h8_pools_need_no_room_for_files", filled);
+    let mut trials = vec![needing("unshare", trial).with_ignored_flag(!can_unshare())];
     let name = "a11_starting_workers_copies_no_page_tables";
-    let mut trials = vec![needing("strace", Trial::test(name, traced))];
+    trials.push(needing("strace", Trial::test(name, traced)));
     for lacks in LACKS {
         for contained in ["alone", "contained"] {
             let test = move |test: fn(&str, &str) -> Result<(), Failed>| {
@@ -181,6 +189,47 @@ fn a11() -> Result<(), Failed> {
     assert!(processes.len() >= 15, "{calls:?}");
     for call in processes {
         assert!(call.contains("CLONE_VFORK") || call.contains(" vfork("), "{call}");
+    }
+    Ok(())
+}
+
+/// What makes a process see other mounts than the rest: a right of root's, which others get where they may have a namespace
+/// of users.
+const UNSHARE: [&str; 3] = ["unshare", "--map-root-user", "--mount"];
+
+fn can_unshare() -> bool {
+    let mut command = std::process::Command::new(UNSHARE[0]);
+    command.args(&UNSHARE[1..]).args(["mount", "-t", "tmpfs", "none", "/dev/shm"]);
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+/// Uses a pool where no file can be written.
+#[tokio::main(flavor = "current_thread")]
+async fn crammed() {
+    for place in [std::env::temp_dir(), "/dev/shm".into()] {
+        assert!(std::fs::write(place.join("file"), [7; 64 << 10]).is_err(), "{}", place.display());
+    }
+    let pool = quick(2).build().await.unwrap();
+    for bytes in [1, 40 << 10, 300 << 10] {
+        assert_eq!(pool.run(Fill { bytes }).await.unwrap().len(), bytes);
+    }
+    assert!(pool.run(Die::Abort).await.unwrap_err().stderr().contains("about to abort"));
+    assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
+    pool.drain().await;
+    println!("fine");
+}
+
+fn h8() -> Result<(), Failed> {
+    for option in ["ro", "size=4k"] {
+        let folder = Folder::new();
+        let place = folder.file("");
+        let mount = format!("mount -t tmpfs -o {option} none");
+        let script = format!("{mount} /dev/shm && {mount} \"$TMPDIR\" && exec \"$0\" \"$@\"");
+        let mut prefix = UNSHARE.to_vec();
+        prefix.extend(["sh", "-c", &script]);
+        let mut root = Actor::start(command(&prefix, &program(), "crammed", &[]).env("TMPDIR", &place));
+        assert_eq!(root.line()?, "fine", "{option}");
+        assert!(root.wait().success());
     }
     Ok(())
 }

@@ -24,8 +24,8 @@ procpool::worker_test!(support::worker().task::<Hang>().task::<Below>().nested(|
 const TASKS: usize = 64;
 const WORKERS: usize = 4;
 
-/// How long between two blows: at five a second, a worker of four is hit about once a second.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How long between two blows. More often, and most of the time nobody is there to be hit: workers are replaced one a second.
+const PAUSE: Duration = Duration::from_millis(400);
 
 /// Closes its worker's link and stays.
 #[derive(Serialize, Deserialize)]

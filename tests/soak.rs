@@ -2,7 +2,7 @@
 //! outcome, none runs twice, those whose worker was not hit succeed, and in the end nothing is left and nothing has grown.
 //!
 //! The seed also says whether workers run one task at a time or three, and whether they have guardians. It takes some
-//! seconds; `PROCPOOL_SOAK` says how many it shall take, `PROCPOOL_SEED` which storm it shall be.
+//! seconds; `PROCPOOL_SOAK` says how many it shall take, `PROCPOOL_STORM` which storm it shall be.
 
 mod support;
 
@@ -186,8 +186,8 @@ fn resident() -> usize {
 #[test]
 fn k1_a_storm_costs_nothing_but_the_tasks_that_it_hits() {
     let lasts = Duration::from_secs(seconds("PROCPOOL_SOAK").unwrap_or_else(|| times(600, 4) as u64));
-    let seed = seconds("PROCPOOL_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    println!("PROCPOOL_SEED={seed}, {lasts:?}");
+    let seed = seconds("PROCPOOL_STORM").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("PROCPOOL_STORM={seed}, {lasts:?}");
     let _test = Test::lasting(lasts + Duration::from_secs(120));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {

@@ -107,6 +107,11 @@ pub(super) fn start(shared: &Arc<Shared>, lives: Lives) -> io::Result<()> {
     let (shared, watched) = (Arc::clone(shared), Arc::clone(shared));
     let watcher = thread::Builder::new().name("procpool-watch".into()).stack_size(STACK);
     let run = move || {
+        // Where more compute than there are processors, it would else hear of a death only when the others' slices are
+        // over: with a hundred workers on two, after 2 s.
+        if let Err(error) = process::run_shortly() {
+            tracing::debug!(%error, "the watcher waits for its turn as any thread does");
+        }
         let watcher = Watcher { shared, lives, state: State::start() };
         if catch_unwind(AssertUnwindSafe(|| watcher.run())).is_err() {
             watched.fail(leave::UNFIT, "the watcher has failed");

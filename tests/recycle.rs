@@ -48,6 +48,8 @@ fn c10(each: u64, tasks: u64) {
     on_a_runtime(|| async move {
         const SIZE: u64 = 2;
         let pool = quick(SIZE as usize).max_tasks_per_worker(each).build().await.unwrap();
+        // The first ones have been started before anybody listens.
+        pool.ready().await.unwrap();
         let mut events = pool.events();
         let mut seen = Vec::new();
         let mut runs: futures::stream::FuturesUnordered<_> =

@@ -30,6 +30,23 @@ pub struct Stats {
     pub restarts: u64,
     /// How many tasks were answered by a worker, workers that have gone included.
     pub finished: u64,
+    /// The places of the tree of pools: how many of its workers have something to do, or have a place for it, and may. More
+    /// than that are used when tasks come to the root's own workers while all places are lent: those never wait.
+    ///
+    /// In the pool of a worker: its own part of them, with what it has passed on to pools below.
+    pub places: Budget,
+    /// The worker processes of the tree, in the same way. There are never more.
+    pub processes: Budget,
+}
+
+/// How much there may be of something, and how much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Budget {
+    /// How much there may be.
+    pub limit: usize,
+    /// How much is in use or lent.
+    pub used: usize,
 }
 
 /// A snapshot of one worker.

@@ -24,7 +24,7 @@ pub use blob::Blob;
 pub use context::Context;
 pub use emit::Emitter;
 pub use error::{Error, ErrorKind, Exit};
-pub use event::{Event, Health, Leave, Stats, Status, Summary, TaskStats, WorkerState, WorkerStats};
+pub use event::{Budget, Event, Health, Leave, Stats, Status, Summary, TaskStats, WorkerState, WorkerStats};
 pub use id::{TaskId, WorkerId};
 pub use pool::{AbortHandle, Closing, Events, Items, Permit, Pool, PoolBuilder, Run};
 pub use task::{StreamTask, Task};

@@ -1,13 +1,16 @@
 //! A worker's end of what joins it to the tree of pools above: what it was told of the tree, and where the pool that it
-//! is the parent of is kept. It starts no pool and does not know what one is.
+//! is the parent of is kept and asks for more. It starts no pool and does not know what one is.
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 
 use futures::future::BoxFuture;
 
 use crate::id::WorkerId;
-use crate::wire::frame::{Hello, TaskType, Tree};
+use crate::wire::frame::{Hello, LeaseKind, TaskType, ToParent, Tree};
 
 /// What a worker knows of the tree above it. One per worker; its tasks find it among the states.
 pub(crate) struct Uplink {
@@ -16,6 +19,43 @@ pub(crate) struct Uplink {
     wish: Option<Box<dyn Any + Send + Sync>>,
     kin: Option<Kin>,
     below: Mutex<Option<Arc<dyn Below>>>,
+    link: Arc<dyn Link>,
+    lines: Mutex<Lines>,
+}
+
+/// The worker's link to its parent, for those who speak on it beside the worker itself.
+pub(crate) trait Link: Send + Sync {
+    /// Says this as soon as it can be said. Nothing comes of it when the worker is leaving.
+    fn say(&self, frame: ToParent);
+}
+
+/// Who speaks to the pool above. Mostly one; more while a pool that was ended is on its way out.
+#[derive(Default)]
+struct Lines {
+    all: Vec<Weak<Line>>,
+    /// Whose questions are under way, by kind. Answers come in their order.
+    asked: [VecDeque<Weak<Line>>; 2],
+}
+
+/// What a pool in a worker asks the pool above with, and where the answers go.
+pub(crate) struct Line {
+    uplink: Weak<Uplink>,
+    mail: Mutex<Mail>,
+}
+
+#[derive(Default)]
+struct Mail {
+    news: VecDeque<News>,
+    waker: Option<Waker>,
+}
+
+/// What the pool above says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// The answer to the oldest question of this kind.
+    Granted(LeaseKind, u32),
+    /// What was refused may be there now.
+    Nudge,
 }
 
 /// What starts workers like this one, where it is not by starting this program; who reads it knows the type.
@@ -34,8 +74,37 @@ impl Uplink {
         kinds: Vec<TaskType>,
         wish: Option<Box<dyn Any + Send + Sync>>,
         kin: Option<Kin>,
+        link: Arc<dyn Link>,
     ) -> Self {
-        Self { hello, kinds, wish, kin, below: Mutex::default() }
+        Self { hello, kinds, wish, kin, below: Mutex::default(), link, lines: Mutex::default() }
+    }
+
+    /// A line for one more pool.
+    pub(crate) fn line(self: &Arc<Self>) -> Arc<Line> {
+        let line = Arc::new(Line { uplink: Arc::downgrade(self), mail: Mutex::default() });
+        let mut lines = lock(&self.lines);
+        lines.all.retain(|line| line.strong_count() > 0);
+        lines.all.push(Arc::downgrade(&line));
+        line
+    }
+
+    /// The parent has said this. Wakes those whom it concerns.
+    pub(crate) fn hear(&self, news: News) {
+        let to: Vec<Weak<Line>> = {
+            let mut lines = lock(&self.lines);
+            match news {
+                News::Granted(kind, _) => lines.asked[kind as usize].pop_front().into_iter().collect(),
+                News::Nudge => lines.all.clone(),
+            }
+        };
+        for line in to {
+            match (line.upgrade(), news) {
+                (Some(line), _) => line.deliver(news),
+                // Whoever asked is gone.
+                (None, News::Granted(kind, n)) if n > 0 => self.link.say(ToParent::Returned { kind, n }),
+                (None, _) => {}
+            }
+        }
     }
 
     /// How the parent has greeted.
@@ -68,7 +137,7 @@ impl Uplink {
 
     /// Where the pool below is kept, once there is one.
     pub(crate) fn below(&self) -> MutexGuard<'_, Option<Arc<dyn Below>>> {
-        self.below.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.below)
     }
 
     /// Ends what is below, if anything is.
@@ -77,5 +146,55 @@ impl Uplink {
         if let Some(below) = below {
             below.end().await;
         }
+    }
+}
+
+impl Line {
+    /// Asks for so much more. One `Granted` answers it.
+    pub(crate) fn ask(self: &Arc<Self>, kind: LeaseKind, n: u32) {
+        let Some(uplink) = self.uplink.upgrade() else { return };
+        let mut lines = lock(&uplink.lines);
+        lines.asked[kind as usize].push_back(Arc::downgrade(self));
+        // Under the lock: answers come in the order in which the questions are said.
+        uplink.link.say(ToParent::Lease { kind, n });
+    }
+
+    /// Gives so much back.
+    pub(crate) fn give_back(&self, kind: LeaseKind, n: u32) {
+        if let Some(uplink) = self.uplink.upgrade() {
+            uplink.link.say(ToParent::Returned { kind, n });
+        }
+    }
+
+    /// The next thing that the pool above has said.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<News> {
+        let mut mail = lock(&self.mail);
+        if let Some(news) = mail.news.pop_front() {
+            return Poll::Ready(news);
+        }
+        mail.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn deliver(&self, news: News) {
+        let waker = {
+            let mut mail = lock(&self.mail);
+            mail.news.push_back(news);
+            mail.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Nothing that runs under these locks leaves anything half-changed by a panic.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uplink").field("hello", &self.hello).finish_non_exhaustive()
     }
 }

@@ -15,6 +15,7 @@
 //! | W3b, W3i | echo of a `Blob` of 4 KiB to 64 MiB, through shared memory and through the socket, MB/s in and out | bulk echo over a socket pair |
 //! | W3s, W3v | the same as `Vec<u8>`, with serde_bytes and without | the same |
 //! | W4 | pool of 2 and of 8, until every worker has answered, ms | none |
+//! | W5 | 4 tasks, each of which starts a pool of 2 in its worker and runs 100 no-ops there, ms | none |
 //! | W7 | 1 000 Pareto sleeps over 2 and 8 workers, makespan | the bound max(sum / workers, longest) |
 //! | W9 | one task that emits 1 M small items, items/s | windowed echo of frames over one socket pair |
 //! | W9m | 1 GB of items from a fast producer to a slow consumer: how much this process grows | none |
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::join_all;
-use procpool::{Context, Emitter, Pool, StreamTask, Task, Worker};
+use procpool::{Context, Emitter, Error, Pool, StreamTask, Task, Worker};
 use serde::{Deserialize, Serialize};
 use table::Table;
 
@@ -89,6 +90,21 @@ impl StreamTask for Pour {
     }
 }
 
+/// Fans no-ops out over its worker's pool.
+#[derive(Serialize, Deserialize)]
+struct Nest(u64);
+
+impl Task for Nest {
+    const NAME: &'static str = "nest";
+    type Output = Result<u64, Error>;
+
+    async fn run(self, cx: Context) -> Result<u64, Error> {
+        let pool = cx.pool()?;
+        let answers = join_all((0..self.0).map(|n| pool.run(Noop(n)))).await;
+        answers.into_iter().sum()
+    }
+}
+
 const TASKS: u64 = 100_000;
 const ITEMS: u64 = 1_000_000;
 const WINDOW: usize = 1024;
@@ -102,6 +118,8 @@ fn main() {
         .task::<Nap>()
         .stream::<Count>()
         .stream::<Pour>()
+        .task::<Nest>()
+        .nested(|pool| pool.workers(2))
         .init();
     if std::env::args().nth(1).as_deref() == Some("yardstick") {
         return yardstick::child();
@@ -120,6 +138,9 @@ fn main() {
     if table.wants("W4") {
         runtime.block_on(w4(&mut table));
     }
+    if table.wants("W5") {
+        runtime.block_on(w5(&mut table));
+    }
     if table.wants("W7") {
         runtime.block_on(w7(&mut table));
     }
@@ -131,10 +152,14 @@ fn main() {
 
 async fn pool(workers: usize) -> Pool {
     let pool = Pool::builder().workers(workers).build().await.expect("a pool");
+    opened(&pool).await;
+    pool
+}
+
+async fn opened(pool: &Pool) {
     while pool.stats().workers.iter().any(|worker| worker.state != procpool::WorkerState::Open) {
         tokio::task::yield_now().await;
     }
-    pool
 }
 
 async fn w1(table: &mut Table) {
@@ -221,6 +246,20 @@ async fn w4(table: &mut Table) {
             (f64::NAN, if workers == 2 { "<= 2.5 ms" } else { "<= 9 ms" }, value <= limit)
         });
     }
+}
+
+async fn w5(table: &mut Table) {
+    for _ in 0..15 {
+        let pool = Pool::builder().workers(4).places(12).build().await.expect("a pool");
+        opened(&pool).await;
+        let start = Instant::now();
+        for answer in join_all((0..4).map(|_| pool.run(Nest(100)))).await {
+            assert_eq!(answer.expect("an answer").expect("a sum"), 4950);
+        }
+        table.round("W5", "ms", start.elapsed().as_secs_f64() * 1e3, f64::NAN);
+        pool.abort().await;
+    }
+    table.judge("W5", |value, _| (f64::NAN, "<= 12 ms", value <= 12.0));
 }
 
 async fn w7(table: &mut Table) {

@@ -33,7 +33,7 @@ use crate::launch::Launcher;
 use crate::sched::{Config, Input};
 use crate::sys::ready;
 use crate::task::Task;
-use crate::uplink::Uplink;
+use crate::uplink::{Line, Uplink};
 use crate::wire::frame::{Limits, Tree};
 use crate::wire::payload::Payload;
 pub(crate) use options::{Options, Owner, Place};
@@ -101,7 +101,10 @@ impl Driver {
         let life = watch::Sender::new(Life::Starting);
         let limits = Limits { message: limit, slots: config.slots };
         let weighs = config.most_memory < u64::MAX;
-        let state = Mutex::new(State::new(config, limit, launcher.can_kill(), &tree, uplink.as_deref())?);
+        let line = uplink.as_ref().map(Uplink::line);
+        let can_kill = launcher.can_kill();
+        let state = State::new(config, limit, can_kill, &tree, uplink.as_deref(), line.clone())?;
+        let state = Mutex::new(state);
         let shared = Arc::new(Shared {
             state,
             launcher,
@@ -115,6 +118,9 @@ impl Driver {
         });
         let clock = Fuse::new(&shared, None);
         shared.runtime.spawn(clock_task(clock));
+        if let Some(line) = line {
+            shared.runtime.spawn(line_task(Arc::clone(&shared), line));
+        }
         shared.with(|state, now| state.handle(now, Input::Start));
         Ok(Self { shared })
     }
@@ -290,6 +296,14 @@ async fn clock_task(mut fuse: Fuse) {
     let shared = Arc::clone(&fuse.shared);
     poll_fn(|cx| shared.with(|state, now| state.poll_clock(now, cx))).await;
     fuse.done();
+}
+
+/// Takes in what the pool above has to say to one inside a worker. It ends with the runtime.
+async fn line_task(shared: Arc<Shared>, line: Arc<Line>) {
+    loop {
+        let news = poll_fn(|cx| line.poll(cx)).await;
+        shared.with(|state, now| state.hear_above(now, news));
+    }
 }
 
 /// Held by each task of a pool. When the runtime drops the task before it has ended, the pool ends.

@@ -83,7 +83,7 @@ impl State {
     /// Tells that the pool is closed, once the scheduler has ended and every worker has been reaped.
     pub(super) fn close(&mut self) {
         let Some(tally) = self.ended.filter(|_| !self.is_closed()) else { return };
-        if self.ports.iter().all(Option::is_none) {
+        if self.ports.iter().all(Option::is_none) && !self.sched.asks() {
             self.live(Life::Closed(self.summary(tally)));
             self.bus.publish(Event::Closed, &mut self.woken);
             self.woken.extend(self.clock.take());

@@ -134,6 +134,12 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
             (_, Some(_)) => about.error(kind, "its time was over and it did not stop: its worker was killed"),
         },
         ErrorKind::Closed => about.add(closed()),
+        ErrorKind::LimitExceeded => about
+            .error(kind, "there are as many processes in this tree of pools as there may be")
+            .with(|report| {
+                report.advice =
+                    Some("nest less, or allow more with PoolBuilder::max_processes at the root".into());
+            }),
         ErrorKind::Launch => about.add(start.cloned().unwrap_or_else(not_startable)),
         ErrorKind::Crashed if death.is_some_and(|death| death.ours) => {
             about.error(kind, "its worker closed its link and was killed")

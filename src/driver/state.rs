@@ -3,6 +3,7 @@
 
 use std::any::TypeId;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::id::{TaskId, WorkerId};
 use crate::launch::body::Control;
 use crate::launch::service::Alarm;
 use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler, Tally};
-use crate::uplink::Uplink;
+use crate::uplink::{Line, News, Uplink};
 use crate::wire::codec::Codec;
 use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Tree, Verdict};
 use crate::wire::payload::Payload;
@@ -33,8 +34,9 @@ pub(super) struct State {
     pub(super) table: Option<Vec<TaskType>>,
     /// Positions in the table of the types that were used.
     pub(super) kinds: HashMap<TypeId, (u32, &'static str)>,
-    /// The workers above, if this is a pool inside one.
+    /// The workers above, if this is a pool inside one, and how to ask the pool that has this one.
     pub(super) path: Vec<WorkerId>,
+    line: Option<Arc<Line>>,
     /// Why a worker could not be started, the last time.
     pub(super) start_error: Option<Error>,
     /// Whether workers end when they are killed.
@@ -77,6 +79,7 @@ impl State {
         can_kill: bool,
         tree: &Tree,
         uplink: Option<&Uplink>,
+        line: Option<Arc<Line>>,
     ) -> Result<Self, Error> {
         Ok(Self {
             can_kill,
@@ -89,6 +92,7 @@ impl State {
             // Workers below run this same program, whose tasks are known.
             table: uplink.map(|uplink| uplink.kinds().to_vec()),
             path: tree.path.clone(),
+            line,
             kinds: HashMap::new(),
             start_error: None,
             alarm: Alarm::new()?,
@@ -143,6 +147,15 @@ impl State {
                 control.release();
             }
         }
+    }
+
+    /// Takes in what the pool above has said.
+    pub(super) fn hear_above(&mut self, now: Instant, news: News) {
+        match news {
+            News::Granted(kind, n) => self.handle(now, Input::Granted { kind, n }),
+            News::Nudge => self.handle(now, Input::Nudged),
+        }
+        self.close();
     }
 
     /// Calls the scheduler if it is time and arms the alarm for the next time. Ready when the pool is closed.
@@ -273,6 +286,8 @@ impl State {
             ToParent::Item { task, attempt } => self.receive_item(now, worker, task, attempt, body),
             ToParent::Recalled { tasks } => self.handle(now, Input::Recalled { worker, tasks }),
             ToParent::Bye => self.handle(now, Input::Bye { worker }),
+            ToParent::Lease { kind, n } => self.handle(now, Input::Lease { worker, kind, n }),
+            ToParent::Returned { kind, n } => self.handle(now, Input::Returned { worker, kind, n }),
             ToParent::Ping { nonce } => {
                 self.send(worker, &ToWorker::Pong { nonce });
                 self.handle(now, Input::Heard { worker });
@@ -282,9 +297,7 @@ impl State {
             | ToParent::Chunk { .. }
             | ToParent::Log { .. }
             | ToParent::Usage { .. }
-            | ToParent::Lease { .. }
-            | ToParent::Granted { .. }
-            | ToParent::Returned { .. } => {
+            | ToParent::Granted { .. } => {
                 self.violated(now, worker, "it sent a frame that nobody had asked for".to_owned());
             }
         }
@@ -322,6 +335,10 @@ impl State {
             Action::Recall { worker, tasks } => self.send(worker, &ToWorker::Recall { tasks }),
             Action::Drain { worker } => self.send(worker, &ToWorker::Drain),
             Action::Ping { worker } => self.send(worker, &ToWorker::Ping { nonce: 0 }),
+            Action::Lend { worker, kind, n } => self.send(worker, &ToWorker::Granted { kind, n }),
+            Action::Nudge { worker } => self.send(worker, &ToWorker::Nudge),
+            Action::Ask { kind, n } => self.line.iter().for_each(|line| line.ask(kind, n)),
+            Action::Return { kind, n } => self.line.iter().for_each(|line| line.give_back(kind, n)),
             Action::Terminate { worker } => {
                 if let Some(control) = self.port(worker).and_then(|port| port.control.as_ref()) {
                     control.signal(Signal::SIGTERM);

@@ -70,6 +70,11 @@ impl Setting {
         self.variables.insert(name, Variable::Set(value));
     }
 
+    /// Sets a variable of which nothing else was said.
+    pub(crate) fn suggest(&mut self, name: OsString, value: OsString) {
+        self.variables.entry(name).or_insert(Variable::Set(value));
+    }
+
     pub(crate) fn inherit(&mut self, name: OsString) {
         self.variables.insert(name, Variable::Inherited);
     }

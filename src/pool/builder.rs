@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
+use super::tree::DEPTH_LIMIT;
 use crate::driver::Driver;
 use crate::error::{Error, ErrorKind};
 use crate::launch::Launcher;
@@ -14,19 +15,11 @@ use crate::launch::libtest::in_libtest;
 use crate::launch::local::{Local, fits};
 use crate::launch::setting::Setting;
 use crate::sched::Config;
-use crate::uplink::Uplink;
-use crate::wire::frame::Tree;
 use crate::wire::{MESSAGE_LIMIT, SLOTS_LIMIT};
 use crate::worker::{Entry, entry};
 
 /// The smallest message limit: below it not even a greeting fits.
 const LEAST_MESSAGE: u32 = 64 << 10;
-
-/// How deep pools within pools may go by default. Deeper ones are mostly a recursion that does not end.
-const DEPTH_LIMIT: u8 = 8;
-
-/// How patient a pool inside a worker is, measured by the pool that has that worker.
-const LESS: f64 = 0.8;
 
 /// Configures a [`Pool`]; from [`Pool::builder`].
 #[derive(Clone, Debug)]
@@ -34,15 +27,18 @@ const LESS: f64 = 0.8;
 pub struct PoolBuilder {
     /// The least and the largest number.
     pub(super) workers: Option<(usize, usize)>,
-    slots: usize,
-    message_limit: u32,
-    program: Option<PathBuf>,
-    args: Vec<OsString>,
-    setting: Setting,
+    pub(super) slots: usize,
+    pub(super) message_limit: u32,
+    pub(super) program: Option<PathBuf>,
+    pub(super) args: Vec<OsString>,
+    pub(super) setting: Setting,
     /// What starts the workers, if it is not chosen by how this process has begun.
-    launcher: Option<Arc<dyn Launcher>>,
+    pub(super) launcher: Option<Arc<dyn Launcher>>,
     pub(super) config: Config,
-    depth_limit: u8,
+    pub(super) depth_limit: u8,
+    pub(super) places: Option<u32>,
+    pub(super) max_processes: Option<u32>,
+    pub(super) thread_limits: bool,
 }
 
 impl PoolBuilder {
@@ -57,27 +53,9 @@ impl PoolBuilder {
             launcher: None,
             config: Config::default(),
             depth_limit: DEPTH_LIMIT,
-        }
-    }
-
-    /// What the pool of a worker begins with: it keeps to what its parent keeps to, and is a little less patient, so that it
-    /// has given up what does not stop before its worker is given up for that.
-    pub(crate) fn below(uplink: &Uplink) -> Self {
-        let hello = uplink.hello();
-        let (cancel, term) = hello.tree.graces_ms;
-        let default = Config::default();
-        let config = Config {
-            cancel_grace: Duration::from_millis(cancel.into()),
-            term_grace: Duration::from_millis(term.into()),
-            leave_limit: default.leave_limit.mul_f64(LESS.powi(hello.depth.into())),
-            ..default
-        };
-        Self {
-            message_limit: hello.limits.message,
-            setting: Setting::handed_on(),
-            config,
-            depth_limit: hello.tree.deepest,
-            ..Self::new()
+            places: None,
+            max_processes: None,
+            thread_limits: false,
         }
     }
 
@@ -164,15 +142,6 @@ impl PoolBuilder {
     /// How long a worker may take from its greeting until it has built its [states](crate::Worker::state). Default: 60 s.
     pub fn init_timeout(mut self, limit: Duration) -> Self {
         self.config.init_limit = limit;
-        self
-    }
-
-    /// How deep pools within pools may go: the workers of the deepest pool are this many levels below this process.
-    /// Default: 8; at least 1, which means no [pools in workers](crate::Context::pool) at all.
-    ///
-    /// The root's pool decides for the whole tree; in a worker this is ignored.
-    pub fn depth_limit(mut self, levels: u8) -> Self {
-        self.depth_limit = levels.max(1);
         self
     }
 
@@ -310,14 +279,8 @@ impl PoolBuilder {
         (self.config.workers, self.config.most_workers) = self.size()?;
         fits(self.config.most_workers)?;
         self.config.slots = count_slots(self.slots)?;
-        let places = self.config.most_workers;
-        let tree = Tree {
-            path: Vec::new(),
-            deepest: self.depth_limit,
-            places,
-            cores: (cores() / places).max(1),
-            graces_ms: self.graces(),
-        };
+        let tree = self.tree(cores())?;
+        self.hand_out(&tree);
         let launcher = match self.launcher {
             Some(launcher) if entry() != Entry::Worker => launcher,
             _ => launcher(self.program, self.args, self.setting)?,
@@ -326,38 +289,6 @@ impl PoolBuilder {
         // From here on a dropped future or an error drops the pool, and that ends what was started.
         pool.driver().started().await?;
         Ok(pool)
-    }
-
-    /// Builds the pool of a worker. It is there at once; its workers are started meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// As [`build`](Self::build), and when another program is wanted.
-    pub(crate) fn build_below(mut self, uplink: Arc<Uplink>) -> Result<Pool, Error> {
-        if self.program.is_some() || !self.args.is_empty() {
-            let advice = "take PoolBuilder::program and arg out of Worker::nested";
-            return Err(refused("workers below a worker run its own program".to_owned(), advice));
-        }
-        (self.config.workers, self.config.most_workers) = self.size()?;
-        fits(self.config.most_workers)?;
-        self.config.slots = count_slots(self.slots)?;
-        let tree = Tree { graces_ms: self.graces(), ..uplink.tree() };
-        let launcher = match uplink.kin::<Arc<dyn Launcher>>() {
-            Some(kin) => Arc::clone(kin),
-            None => Arc::new(Local::below().with(self.setting)),
-        };
-        Driver::start(self.config, self.message_limit, launcher, tree, Some(uplink)).map(Pool::start)
-    }
-
-    /// How long this pool's worker, and its workers, may take to leave.
-    pub(crate) fn leave_limit(&self) -> Duration {
-        self.config.leave_limit
-    }
-
-    /// How patient the pools one level further down are.
-    fn graces(&self) -> (u32, u32) {
-        let less = |grace: Duration| u32::try_from(grace.mul_f64(LESS).as_millis()).unwrap_or(u32::MAX);
-        (less(self.config.cancel_grace), less(self.config.term_grace))
     }
 }
 
@@ -373,7 +304,7 @@ pub(super) fn count(workers: usize) -> Result<u32, Error> {
     }
 }
 
-fn count_slots(slots: usize) -> Result<u32, Error> {
+pub(super) fn count_slots(slots: usize) -> Result<u32, Error> {
     match u32::try_from(slots) {
         Ok(slots @ 1..=SLOTS_LIMIT) => Ok(slots),
         _ => Err(refused(

@@ -11,6 +11,7 @@ mod permit;
 mod run;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod view;
 
 use std::sync::Arc;

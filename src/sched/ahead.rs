@@ -39,7 +39,7 @@ impl Scheduler {
     /// Where a worker belongs among the lists.
     pub(super) fn level(&self, worker: &Worker) -> Option<u32> {
         let (slots, load) = (self.config.slots, worker.tasks.len());
-        if worker.phase != Phase::Open || worker.terminated || worker.alone {
+        if worker.phase != Phase::Open || worker.terminated || worker.alone || !worker.placed {
             return None;
         }
         let stays = worker.leave.is_none() || planted!(self, FeedRetired);

@@ -40,6 +40,10 @@ pub(super) enum Alarm {
     Rebalance,
     /// Time to see whether tasks still wait while nobody is idle.
     Pressed,
+    /// Time to see whether a pool below has more than it needs.
+    Look,
+    /// The processes below a worker that died count no longer.
+    Grief,
     /// The end of the task's timeout, then the next rung of its ladder.
     Task(u32),
 }

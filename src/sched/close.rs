@@ -95,6 +95,9 @@ impl Scheduler {
         while let Some(seat) = self.ready[0].first() {
             self.dismiss(seat, Leave::Closing);
         }
+        if self.config.below {
+            self.dismiss_unplaced();
+        }
         if self.workers().any(|worker| !worker.tasks.is_empty()) {
             return;
         }

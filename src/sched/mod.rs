@@ -34,6 +34,8 @@
 //! | `recycle` | workers that go while the pool works on, and their successors |
 //! | `strength` | how well staffed the pool is, and telling when that changes |
 //! | `retry` | which tasks are tried again after a loss, and where |
+//! | `lease` | who in the tree of pools holds how much of what is lent |
+//! | `share` | lending what the root can spare; growing and shrinking a pool below with what it is lent |
 //! | `close` | shutdown, drain, abort |
 //! | `clock` | supervised time and alarms |
 //! | `sim`, `tests` | the simulator with its planted bugs; single rules by example |
@@ -73,6 +75,8 @@
 //! 17. Every item that a stream had credit for is delivered once, in order, and before its end; any other one is a
 //!     violation. A stream whose consumer has read everything has credit, and never more than a window that starts small
 //!     and grows as it is read. One of which an item came has begun, whatever else its worker's remains say.
+//! 18. In a tree of pools no more processes are granted than there may be, no more places are lent than the root's own
+//!     workers leave, and what the dead were lent comes back. No task waits for a lease: it runs, or fails at once.
 
 #[macro_use]
 mod plant;
@@ -83,12 +87,14 @@ mod close;
 mod flow;
 mod forecast;
 mod lanes;
+mod lease;
 mod limits;
 mod places;
 mod queue;
 mod recycle;
 mod retry;
 mod scheduler;
+mod share;
 #[cfg(test)]
 mod sim;
 mod size;
@@ -108,6 +114,7 @@ pub(crate) use crate::sched::close::Tally;
 pub(crate) use crate::sched::places::Fullness;
 pub(crate) use crate::sched::scheduler::Scheduler;
 pub(crate) use crate::sched::strength::{Readiness, Strength};
+use crate::wire::frame::LeaseKind as Kind;
 
 /// How a pool is to be run.
 #[derive(Clone, Debug)]
@@ -142,6 +149,12 @@ pub(crate) struct Config {
     pub(crate) term_grace: Duration,
     /// From `Drain` or `Bye` to SIGKILL. It covers whatever a process does at its end.
     pub(crate) leave_limit: Duration,
+    /// Whether this is the pool of a worker: what it needs beyond one place it asks its parent for.
+    pub(crate) below: bool,
+    /// How many workers of the tree may have something to do at once. The root's own are never kept from it.
+    pub(crate) places: u32,
+    /// How many processes there may be in the tree, the root's own workers included.
+    pub(crate) processes: u32,
 }
 
 impl Default for Config {
@@ -162,6 +175,9 @@ impl Default for Config {
             cancel_grace: Duration::from_secs(1),
             term_grace: Duration::from_secs(1),
             leave_limit: Duration::from_secs(5),
+            below: false,
+            places: 1,
+            processes: 64,
         }
     }
 }
@@ -235,6 +251,14 @@ pub(crate) enum Input {
     Lost { worker: WorkerId, begun: u64 },
     /// Have between so many and so many workers from now on. Ignored when the pool is told to end.
     Resize { least: u32, most: u32 },
+    /// The pool below the worker asks for so much more.
+    Lease { worker: WorkerId, kind: Kind, n: u32 },
+    /// The pool below the worker gives so much back.
+    Returned { worker: WorkerId, kind: Kind, n: u32 },
+    /// From above, to the oldest question of this kind: so much was granted, of what had been asked for.
+    Granted { kind: Kind, n: u32 },
+    /// From above: what was refused may be there now.
+    Nudged,
     /// Refuse new work, fail what is queued with `Closed`, let what was sent run for `limit`, then the ladder.
     Shutdown { limit: Duration },
     /// Refuse new work, finish everything that was submitted, however long it takes.
@@ -283,6 +307,14 @@ pub(crate) enum Action {
     Abandon { worker: WorkerId },
     /// Tell the caller that the task, patient or merely reserved for, has a place in the queue. Once per task.
     Grant { task: TaskId },
+    /// Answer the worker's oldest question of this kind.
+    Lend { worker: WorkerId, kind: Kind, n: u32 },
+    /// Tell the worker that what was refused may be there now.
+    Nudge { worker: WorkerId },
+    /// Ask the pool above for so much more. A `Granted` answers it.
+    Ask { kind: Kind, n: u32 },
+    /// Give so much back to the pool above.
+    Return { kind: Kind, n: u32 },
     /// Give this to the task's caller and forget the task. Exactly once per task.
     Resolve { task: TaskId, outcome: Outcome },
     /// The first worker opened (`ok`), or starting them has been given up for now: three starts in a row have failed and

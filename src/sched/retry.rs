@@ -49,8 +49,9 @@ impl Scheduler {
     /// Sends what is to run alone to workers that nobody has used, and sees to it that there will be more of these.
     pub(super) fn isolate(&mut self) {
         while let Some(index) = self.alone.first() {
-            let fresh =
-                |worker: &Worker| worker.is_open() && (worker.sent == 0 || planted!(self, ReuseWorker));
+            let fresh = |worker: &Worker| {
+                worker.is_open() && worker.placed && (worker.sent == 0 || planted!(self, ReuseWorker))
+            };
             let Some(seat) = self.seat_where(fresh) else { break };
             self.alone.unlink(&mut self.tasks, index);
             self.send(index, seat);
@@ -58,7 +59,10 @@ impl Scheduler {
         // The others shall not suffer: no more than half of the places are kept for this.
         let wanted = self.alone.len().min((self.wanted() / 2).max(1)) as usize;
         let used = |seat: &Seat| seat.worker.as_ref().is_some_and(|worker| worker.is_open() && !worker.alone);
-        let coming = self.seats.iter().filter(|seat| !seat.closed && !used(seat)).count();
+        // A pool below fills its seats only when it may.
+        let coming =
+            |seat: &&Seat| !(seat.closed || used(seat) || self.config.below && seat.worker.is_none());
+        let coming = self.seats.iter().filter(coming).count();
         for _ in coming..wanted {
             if planted!(self, ForgetAlone) {
                 return;

@@ -15,6 +15,7 @@ use crate::sched::forecast::Forecast;
 use crate::sched::lanes::Queue;
 use crate::sched::places::Places;
 use crate::sched::queue::{List, Sent, Stand, Task, Tasks};
+use crate::sched::share::Share;
 use crate::sched::size::Size;
 use crate::sched::staff::Staff;
 use crate::sched::supervise::WATCH;
@@ -44,6 +45,7 @@ pub(crate) struct Scheduler {
     pub(super) size: Size,
     /// When to look for workers that are too old, on the wall's clock.
     pub(super) aging: Option<Time>,
+    pub(super) share: Share,
     /// When `Shutdown`'s limit is over.
     pub(super) limit: Option<Time>,
     /// Whether any task ever had a timeout: most pools know none, and need not look.
@@ -91,6 +93,7 @@ impl Scheduler {
             staff: Staff::new(size.most),
             size,
             aging: None,
+            share: Share::default(),
             limit: None,
             timed: false,
             tally: Tally::default(),
@@ -116,12 +119,16 @@ impl Scheduler {
             Input::Drain => self.drain(),
             Input::Abort => self.abort(),
             Input::Resize { least, most } => self.resize(least, most),
+            Input::Granted { kind, n } => self.granted(kind, n),
+            Input::Nudged => self.nudged(),
             Input::Tick => {}
             Input::Ready { worker }
             | Input::Open { worker }
             | Input::Done { worker, .. }
             | Input::Item { worker, .. }
             | Input::Recalled { worker, .. }
+            | Input::Lease { worker, .. }
+            | Input::Returned { worker, .. }
             | Input::Heard { worker }
             | Input::Bye { worker }
             | Input::Weighed { worker, .. }
@@ -139,8 +146,14 @@ impl Scheduler {
         while let Some(alarm) = self.clock.fire() {
             self.ring(alarm);
         }
+        if self.config.below {
+            self.grow();
+        }
         self.dispatch();
         while self.admit() {
+            if self.config.below {
+                self.grow();
+            }
             self.dispatch();
         }
         self.rebalance();
@@ -149,6 +162,7 @@ impl Scheduler {
             self.assess();
         }
         self.wind_down();
+        self.share();
         self.clock.rest();
     }
 
@@ -188,6 +202,8 @@ impl Scheduler {
             Input::Item { task, attempt, cost, .. } => self.item(seat, task, attempt, cost),
             Input::Recalled { tasks, .. } => self.recalled(seat, &tasks),
             Input::Bye { .. } => self.parted(seat),
+            Input::Lease { worker, kind, n } => self.lease(worker, kind, n),
+            Input::Returned { worker, kind, n } => self.given_back(seat, worker, kind, n),
             _ => {}
         }
     }

@@ -76,7 +76,9 @@ impl Staff {
 
 impl Scheduler {
     pub(super) fn start(&mut self) {
-        if self.mode <= Mode::Draining {
+        // A pool below starts its workers when it knows that it may.
+        self.share.eager = self.config.below;
+        if self.mode <= Mode::Draining && !self.config.below {
             for seat in self.seats_where(|seat| seat.launches == 0 && !seat.closed) {
                 self.launch(seat);
             }
@@ -180,6 +182,7 @@ impl Scheduler {
         self.clock.disarm(Alarm::Watch(seat), &mut place.watch);
         self.staff.changed = true;
         self.list(seat);
+        self.inherit(worker.id);
         Some(worker)
     }
 
@@ -260,7 +263,7 @@ impl Scheduler {
     /// Fills a vacant seat whose back-off is over, if one is wanted and the bucket has one. While probing, seats wait
     /// for the probe; when draining, for something to do: [`call_back`](Self::call_back) ends both.
     pub(super) fn recruit(&mut self, seat: u32) {
-        if !self.wants_workers() || self.staff.is_probing() {
+        if !self.wants_workers() || self.staff.is_probing() || self.config.below {
             return;
         }
         if self.is_superfluous() {
@@ -274,14 +277,14 @@ impl Scheduler {
     pub(super) fn probe(&mut self) {
         let vacant = (0..).zip(&self.seats).find(|(_, seat)| seat.worker.is_none() && !seat.closed);
         let Some((seat, _)) = vacant else { return };
-        if self.wants_workers() && self.pay(seat, Alarm::Probe) {
+        if self.wants_workers() && !self.config.below && self.pay(seat, Alarm::Probe) {
             self.staff.gave_up = None;
             self.launch(seat);
         }
     }
 
     /// Pays for the next worker of a seat, or sets `alarm` for when that can be done.
-    fn pay(&mut self, seat: u32, alarm: Alarm) -> bool {
+    pub(super) fn pay(&mut self, seat: u32, alarm: Alarm) -> bool {
         let place = &mut self.seats[seat as usize];
         let free = place.free || place.launches == 0;
         let paid = if free { Ok(()) } else { self.staff.bucket.take(self.clock.now()) };
@@ -304,12 +307,13 @@ impl Scheduler {
         }
     }
 
-    fn launch(&mut self, seat: u32) {
+    pub(super) fn launch(&mut self, seat: u32) {
         self.staff.serial = self.staff.serial.wrapping_add(1);
         let worker = WorkerId::new(self.staff.serial, seat);
+        self.share.eager = false;
         let place = &mut self.seats[seat as usize];
         place.worker = Some(Worker::new(worker, self.clock.now()));
-        let again = place.launches > 0 && !place.fresh;
+        let again = place.launches > 0 && !place.fresh && !(self.config.below && place.free);
         self.staff.restarts += u64::from(again);
         place.restarts = place.restarts.saturating_add(u32::from(again));
         place.launches = place.launches.saturating_add(1);

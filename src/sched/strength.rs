@@ -68,9 +68,10 @@ impl Scheduler {
         self.workers().filter(|worker| worker.is_open()).count() as u32
     }
 
-    /// The seats that have no worker and should have.
+    /// The seats that have no worker and should have. In a pool below those are held back that were to be filled again.
     pub(super) fn vacancies(&self) -> impl Iterator<Item = &Seat> {
-        let vacant = |seat: &&Seat| seat.worker.is_none() && !seat.closed;
+        let due = |seat: &Seat| !self.config.below || seat.due.is_some();
+        let vacant = move |seat: &&Seat| seat.worker.is_none() && !seat.closed && due(seat);
         self.seats.iter().filter(vacant).filter(|_| self.mode == Mode::Running)
     }
 
@@ -82,17 +83,20 @@ impl Scheduler {
     /// A snapshot. Process ids, memory and names of tasks are not known here.
     pub(crate) fn stats(&self, now: Instant) -> Stats {
         let now = self.clock.at(now);
+        let [places, processes] = self.budgets();
         let workers: Vec<_> = self.seats.iter().filter_map(|seat| self.worker_stats(seat, now)).collect();
         Stats {
             queued: (self.queue.len() + self.alone.len()) as usize,
             queued_bytes: self.queue.bytes(),
             in_flight: workers.iter().map(|worker| worker.tasks.len() + worker.ahead).sum(),
-            wanted: self.wanted() as usize,
+            wanted: self.health().2,
             held_back: self.vacancies().count(),
             next_start: self.next_start().map(|due| due.saturating_sub(now)),
             workers,
             restarts: self.staff.restarts,
             finished: self.finished,
+            places,
+            processes,
         }
     }
 
@@ -124,7 +128,9 @@ impl Scheduler {
             Strength::Weak => Status::Degraded,
             Strength::None => Status::Failed,
         };
-        (status, self.open() as usize, self.wanted() as usize)
+        // A pool below is to have those that it has: it grows and shrinks by itself.
+        let wanted = if self.config.below { self.workers().count() } else { self.wanted() as usize };
+        (status, self.open() as usize, wanted)
     }
 
     /// Whether all workers that the pool is to have take tasks.

@@ -36,6 +36,14 @@ impl Scheduler {
                 self.staff.probe = None;
                 self.probe();
             }
+            Alarm::Look => {
+                self.share.look = None;
+                self.look();
+            }
+            Alarm::Grief => {
+                self.share.grief = None;
+                self.grieved();
+            }
             // Every call looks for what is to be recalled at its end.
             Alarm::Rebalance => self.rebalance = None,
             Alarm::Pressed => {

@@ -107,6 +107,10 @@ pub(super) struct Worker {
     pub(super) finished: u64,
     /// Whether it runs a task that shares it with nobody.
     pub(super) alone: bool,
+    /// Whether it may be given tasks, as far as the tree's budget goes.
+    pub(super) placed: bool,
+    /// When it got its place or lost it.
+    pub(super) idle: Time,
 }
 
 /// Where a worker is in its life. Each but `Open` has a limit.
@@ -163,6 +167,8 @@ impl Worker {
             terminated: false,
             finished: 0,
             alone: false,
+            placed: true,
+            idle: now,
         }
     }
 

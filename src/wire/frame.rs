@@ -257,9 +257,9 @@ pub(crate) enum Verdict {
 }
 
 /// What a lease is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum LeaseKind {
-    /// A place to run a task in.
+    /// A place in which a worker may have something to do.
     Place,
     /// A process.
     Process,

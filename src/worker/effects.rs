@@ -1,9 +1,12 @@
 //! What a frame leads to that may not be done under the link's lock: waking is anybody's code. It does not decide what.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::task::Waker;
 
 use tokio_util::sync::CancellationToken;
+
+use crate::uplink::{News, Uplink};
 
 /// What reading leads to outside the lock.
 #[derive(Debug, Default)]
@@ -17,6 +20,9 @@ pub(super) struct Effects {
     /// Who waits for credit, if there is some.
     pub(super) wakers: Vec<Waker>,
     pub(super) ignored: usize,
+    /// What the parent has said to pools below, and who passes it on.
+    pub(super) news_below: Vec<News>,
+    pub(super) uplink: Option<Arc<Uplink>>,
 }
 
 impl Effects {
@@ -41,5 +47,8 @@ impl Effects {
         }
         self.wakers.into_iter().for_each(Waker::wake);
         self.tokens.into_iter().for_each(|token| token.cancel());
+        for news in self.news_below {
+            self.uplink.iter().for_each(|uplink| uplink.hear(news));
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::watch::{self, Lives};
 use super::{Worker, leave, prepare, runtime, stdio, turn};
 use crate::sys::signal;
 use crate::task::Table;
-use crate::uplink::{Kin, Uplink};
+use crate::uplink::{Kin, Link, Uplink};
 use crate::wire::frame::{Hello, Limits, Open, Ready, Sandbox, ToParent};
 use crate::wire::{SLOTS_LIMIT, TO_PARENT_MAGIC, VERSION};
 
@@ -115,11 +115,13 @@ pub(super) fn attend(
     greet_back(shared, &worker.table, &hello);
     watch::start(shared, lives)?;
     let place = runtime::Place { worker: hello.worker, depth: hello.depth.into() };
-    let uplink = Uplink::new(hello, worker.table.kinds(), worker.nested.take(), kin);
+    let link: Arc<dyn Link> = Arc::<Shared>::clone(shared);
+    let uplink = Arc::new(Uplink::new(hello, worker.table.kinds(), worker.nested.take(), kin, link));
+    let _ = shared.uplink.set(Arc::downgrade(&uplink));
     let parallelism = thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(u32::MAX));
     let runtime = runtime::build(shared)?;
     let open = Open { enforced, parallelism };
-    let states = runtime.block_on(runtime::serve(shared, worker, &place, open, Arc::new(uplink)))?;
+    let states = runtime.block_on(runtime::serve(shared, worker, &place, open, uplink))?;
     prepare::finish(runtime, states);
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use crate::context::Slot;
 use crate::id::TaskId;
 use crate::sys::buffer;
 use crate::sys::memory::Page;
+use crate::uplink::{News, Uplink};
 use crate::wire::codec::{Codec, Violation};
 use crate::wire::frame::{Limits, ToParent, ToWorker, Verdict};
 use crate::wire::payload::Gather;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) slots: Box<[Arc<Slot>]>,
     /// The thread on which tasks run.
     main: ThreadId,
+    /// What tasks' own pools hear the parent by.
+    pub(super) uplink: OnceLock<Weak<Uplink>>,
     io: Mutex<Io>,
 }
 
@@ -104,7 +107,8 @@ impl Shared {
             stage: Stage::Serving,
             way,
         };
-        Ok(Self { ends, pulse: Pulse::new()?, slots, main: thread::current().id(), io: Mutex::new(io) })
+        let (pulse, main) = (Pulse::new()?, thread::current().id());
+        Ok(Self { ends, pulse, slots, main, uplink: OnceLock::new(), io: Mutex::new(io) })
     }
 
     /// Whether this is the thread on which tasks run.
@@ -240,6 +244,9 @@ impl Shared {
                 return gone;
             }
         }
+        if !effects.news_below.is_empty() {
+            effects.uplink = self.uplink.get().and_then(Weak::upgrade);
+        }
         if bulky {
             // Lets go of the memory that one large input took, once that is done with.
             io.unparsed = BytesMut::from(&io.unparsed[..]);
@@ -342,15 +349,15 @@ impl Io {
             ToWorker::Credit { task, credit } => self.running.grant(task, credit, &mut effects.wakers),
             ToWorker::Drain => self.stage = Stage::Draining,
             ToWorker::Ping { nonce } => self.say(ToParent::Pong { nonce }),
+            ToWorker::Granted { kind, n } => effects.news_below.push(News::Granted(kind, n)),
+            ToWorker::Nudge => effects.news_below.push(News::Nudge),
             ToWorker::Hello(_) => {
                 return Err(Violation::Malformed { reason: "a second greeting".into() });
             }
             // Nothing asks for these yet; a parent that says them does no harm.
             ToWorker::Chunk { .. }
             | ToWorker::Pong { .. }
-            | ToWorker::Nudge
             | ToWorker::Lease { .. }
-            | ToWorker::Granted { .. }
             | ToWorker::Returned { .. } => {
                 effects.ignored += 1;
                 return Ok(());

@@ -10,6 +10,7 @@
 //! In pools that are contained, `init` first becomes a guardian, which starts the worker: `guard`. A worker can also be a
 //! thread of its pool's process, the same from `Hello` on: `thread`.
 
+mod beside;
 mod board;
 mod crowd;
 mod effects;

@@ -23,6 +23,8 @@ impl Scheduler {
         ensure!(expect(Alarm::Probe, self.staff.probe), "probe");
         ensure!(expect(Alarm::Rebalance, self.rebalance), "rebalance");
         ensure!(expect(Alarm::Pressed, self.size.pressed), "pressed");
+        ensure!(expect(Alarm::Look, self.share.look), "look");
+        ensure!(expect(Alarm::Grief, self.share.grief), "grief");
         for (index, seat) in (0..).zip(&self.seats) {
             ensure!(expect(Alarm::Seat(index), seat.due), "seat {index}");
             ensure!(expect(Alarm::Watch(index), seat.watch), "watch {index}");
@@ -136,6 +138,12 @@ impl Scheduler {
 
     /// Whoever waits, waits for something that will happen.
     fn check_hope(&self) -> Checked {
+        if self.config.below {
+            let coming = self.seats.iter().any(|seat| seat.due.is_some()) || self.staff.probe.is_some();
+            let hope = self.workers().count() > 0 || self.asks() || coming;
+            ensure!(self.queue.is_empty() && self.alone.is_empty() || hope, "nobody will come");
+            return Ok(());
+        }
         let probing = self.staff.is_probing();
         let hope = self.workers().any(Worker::is_starting) || self.staff.probe.is_some();
         let vacant = self.seats.iter().any(|seat| seat.worker.is_none() && !seat.closed);

@@ -59,6 +59,9 @@ impl Model {
                 known.drained = true;
                 Ok(())
             }
+            Action::Lend { .. } | Action::Nudge { .. } | Action::Ask { .. } | Action::Return { .. } => {
+                Err("there is no tree".to_owned())
+            }
             Action::Ping { worker } => {
                 let known = self.workers.get(&worker).ok_or("a stranger is pinged")?;
                 let silent = !known.held.is_empty() && self.now - known.heard.at >= SECOND;

@@ -12,6 +12,8 @@
 //!                                            seats ── what became of those who have gone
 //!                                            sizes ── how many workers there may be, and who goes
 //!                                            check ── what the tables must agree on
+//!                                            tree  ── many schedulers, as pools within pools
+//!                                            hands ── the workers there
 //! ```
 //!
 //! A failure prints its seed. `PROCPOOL_SEED=… cargo test --lib sched::sim::every -- --nocapture` lives through that one
@@ -22,6 +24,7 @@ mod again;
 mod check;
 mod fakes;
 mod flow;
+mod hands;
 mod judge;
 mod line;
 mod model;
@@ -32,6 +35,7 @@ mod rng;
 mod seats;
 mod sizes;
 mod time;
+mod tree;
 mod world;
 
 use std::collections::BTreeMap;
@@ -133,6 +137,12 @@ pub(in crate::sched) enum Bug {
     RerunStream,
     /// A stream is tried again although items came.
     RetryStream,
+    /// The first worker of a pool below waits for a place, and tasks for a process.
+    HoldAndWait,
+    /// What a dead worker's pool was lent is forgotten.
+    LeakOnDeath,
+    /// What is lent can be lent again.
+    LendTwice,
 }
 
 const BUGS: [(&str, Bug); 39] = [

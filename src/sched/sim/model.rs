@@ -230,6 +230,8 @@ impl Model {
             Input::Resize { least, most } => self.resized(least, most),
             Input::Weighed { worker, bytes } => self.weighed(worker, bytes),
             Input::Read { task, cost } => self.has_read(task, cost),
+            // The tree's own simulation is in `tree`.
+            Input::Granted { .. } | Input::Nudged => {}
             Input::Start | Input::Tick => {}
             Input::Lost { worker, begun } => self.lost(worker, Some(begun)),
             Input::Ready { worker }
@@ -237,6 +239,8 @@ impl Model {
             | Input::Done { worker, .. }
             | Input::Item { worker, .. }
             | Input::Recalled { worker, .. }
+            | Input::Lease { worker, .. }
+            | Input::Returned { worker, .. }
             | Input::Heard { worker }
             | Input::Violated { worker }
             | Input::HungUp { worker }

@@ -4,6 +4,7 @@ mod ahead;
 mod flow;
 mod places;
 mod retry;
+mod share;
 mod size;
 mod speed;
 mod staff;

@@ -4,11 +4,40 @@ mod support;
 
 use futures::FutureExt;
 use futures::stream::{FusedStream, Stream, StreamExt, TryStreamExt};
-use procpool::{Context, Emitter, ErrorKind, Pool, StreamTask, Task};
+use procpool::{Blob, Context, Emitter, ErrorKind, Pool, StreamTask, Task};
 use serde::{Deserialize, Serialize};
 use support::*;
 
-procpool::worker_test!(support::worker());
+procpool::worker_test!(support::worker().stream::<Blobs>());
+
+/// Blobs of these sizes, each among other things.
+#[derive(Serialize, Deserialize)]
+struct Blobs(Vec<usize>);
+
+impl StreamTask for Blobs {
+    const NAME: &'static str = "blobs";
+    type Item = (u8, Blob, String);
+
+    async fn run(self, _: Context, out: Emitter<Self::Item>) {
+        for (n, size) in (0..).zip(self.0) {
+            out.send((n, vec![n; size].into(), format!("behind {size}"))).await.unwrap();
+        }
+    }
+}
+
+#[test]
+fn blobs_travel_in_items() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let sizes = vec![0, 1, 5000, 40_000, 1 << 20, 9 << 20, 3, 200_000, 0];
+        let items: Vec<_> = pool.stream(Blobs(sizes.clone())).try_collect().await.unwrap();
+        for ((n, blob, text), (expected, size)) in items.iter().zip((0..).zip(&sizes)) {
+            assert_eq!((*n, text), (expected, &format!("behind {size}")));
+            assert_eq!(*blob, vec![expected; *size]);
+        }
+        assert_eq!(items.len(), sizes.len());
+    });
+}
 
 #[test]
 fn items_come_in_order_and_then_the_stream_ends_for_good() {

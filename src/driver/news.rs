@@ -10,8 +10,9 @@ use super::{Driver, Life};
 use crate::error::Error;
 use crate::event::{Event, Health, Stats, Status, Summary};
 use crate::id::WorkerId;
-use crate::sched::{End, Notice, Readiness, Strength, Tally};
+use crate::sched::{End, Input, Notice, Readiness, Strength, Tally};
 use crate::sys::process::resident;
+use crate::uplink::News;
 
 impl State {
     /// A snapshot, but for the memory of workers: that takes system calls, and is asked for when the lock is free.
@@ -78,6 +79,15 @@ impl State {
         let Tally { finished, closed, failed, killed } = tally;
         let left_behind = self.abandoned.values().flatten().copied().collect();
         Summary { finished, closed, failed, killed, left_behind }
+    }
+
+    /// Takes in what the pool above has said.
+    pub(super) fn hear_above(&mut self, now: Instant, news: News) {
+        match news {
+            News::Granted(kind, n) => self.handle(now, Input::Granted { kind, n }),
+            News::Nudge => self.handle(now, Input::Nudged),
+        }
+        self.close();
     }
 
     /// Tells that the pool is closed, once the scheduler has ended and every worker has been reaped.

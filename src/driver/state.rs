@@ -19,7 +19,7 @@ use crate::id::{TaskId, WorkerId};
 use crate::launch::body::Control;
 use crate::launch::service::Alarm;
 use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler, Tally};
-use crate::uplink::{Line, News, Uplink};
+use crate::uplink::{Line, Uplink};
 use crate::wire::codec::Codec;
 use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Tree, Verdict};
 use crate::wire::payload::Payload;
@@ -147,15 +147,6 @@ impl State {
                 control.release();
             }
         }
-    }
-
-    /// Takes in what the pool above has said.
-    pub(super) fn hear_above(&mut self, now: Instant, news: News) {
-        match news {
-            News::Granted(kind, n) => self.handle(now, Input::Granted { kind, n }),
-            News::Nudge => self.handle(now, Input::Nudged),
-        }
-        self.close();
     }
 
     /// Calls the scheduler if it is time and arms the alarm for the next time. Ready when the pool is closed.

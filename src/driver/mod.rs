@@ -149,6 +149,11 @@ impl Driver {
         matches!(*self.shared.life.borrow(), Life::Closed(_))
     }
 
+    /// How many descriptors each worker takes.
+    pub(crate) fn descriptors(&self) -> u64 {
+        self.shared.launcher.descriptors()
+    }
+
     /// The largest message, in bytes.
     pub(crate) fn limit(&self) -> u32 {
         self.shared.limits.message

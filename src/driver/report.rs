@@ -38,8 +38,9 @@ pub(super) struct Death {
     pub(super) hung_up: bool,
     /// Which limit on its start it was killed for, unless it broke a rule.
     pub(super) overdue: Option<Overdue>,
-    /// Why it could not even be launched.
+    /// Why it could not even be launched, and whether for want of something.
     pub(super) start: Option<Error>,
+    pub(super) scarce: bool,
 }
 
 /// A worker took too long to start.

@@ -20,18 +20,19 @@ use futures::future::{FutureExt, poll_fn};
 use super::port::Port;
 use super::report::Death;
 use super::{Fuse, Shared};
+use crate::error::{Error, ErrorKind};
 use crate::id::WorkerId;
-use crate::launch::Launched;
 use crate::launch::body::Body;
 use crate::launch::process::Exited;
+use crate::launch::{Launched, Refusal};
 use crate::link::{self, Link, Socket};
 use crate::sched::Input;
 use crate::sys::memory::Page;
 use crate::sys::process::{resident, start_time};
+use crate::wire;
 use crate::wire::codec::{Message, Violation};
 use crate::wire::frame::{Ancestor, Hello, Sandbox, ToParent, ToWorker};
 use crate::wire::payload::Payload;
-use crate::{error::Error, wire};
 
 /// How often a link's task goes round before it lets the runtime's other tasks have a turn.
 const ROUNDS: usize = 16;
@@ -48,8 +49,10 @@ pub(super) async fn run(mut fuse: Fuse) {
             poll_fn(|cx| session.poll(cx)).await;
             session.body.gone().await;
         }
-        Err(error) => {
-            let death = Death { start: error, ..Death::default() };
+        Err(refusal) => {
+            let scarce = refusal.as_ref().is_some_and(|refusal| refusal.scarce);
+            let start = refusal.map(|refusal| refusal.error);
+            let death = Death { start, scarce, ..Death::default() };
             shared.with(|state, now| state.lost(now, worker, 0, Some(death)));
         }
     }
@@ -58,7 +61,7 @@ pub(super) async fn run(mut fuse: Fuse) {
 }
 
 /// Starts the worker and greets it. `Err(None)`: it was no longer wanted.
-async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Option<Error>> {
+async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Option<Refusal>> {
     let state = Arc::clone(shared);
     let started = Box::new(move |control| state.with(|state, _| state.launched(worker, control)));
     let mut launching = pin!(shared.launcher.launch(worker, started));
@@ -75,11 +78,9 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
         })
     });
     let Launched { socket, page, body } = launched.await?;
-    let socket = Socket::new(socket).map_err(|error| {
-        Some(Error::new(
-            crate::error::ErrorKind::Launch,
-            format!("failed to watch a worker's socket: {error}"),
-        ))
+    let socket = Socket::new(socket).map_err(|cause| {
+        let message = format!("failed to watch a worker's socket: {cause}");
+        Some(Refusal::new(Error::new(ErrorKind::Launch, message), &cause))
     })?;
     let nonce = nonce();
     shared.with(|state, _| {

@@ -208,17 +208,23 @@ impl State {
     /// The worker is gone and everything that it said has been handled.
     pub(super) fn lost(&mut self, now: Instant, worker: WorkerId, begun: u64, death: Option<Death>) {
         let mut death = death.unwrap_or_default();
+        self.mourn(worker, &mut death);
+        let input = if death.scarce { Input::Scarce { worker } } else { Input::Lost { worker, begun } };
+        self.handle_with(now, input, Hand::Death(worker, &death));
+    }
+
+    /// Adds what is known here of a worker that has gone or was given up, and keeps why if it never took tasks.
+    fn mourn(&mut self, worker: WorkerId, death: &mut Death) {
         if let Some(port) = self.port(worker) {
             death.pid = port.pid().or(death.pid);
-            death.fault = death.fault.or_else(|| port.fault.clone());
+            death.fault = death.fault.take().or_else(|| port.fault.clone());
             death.ours = port.doomed;
             if !port.opened {
                 let overdue = port.doomed && !death.hung_up && death.fault.is_none();
                 death.overdue = overdue.then(|| Overdue::new(port.greeted, self.limits));
-                self.start_error = Some(report::not_started(worker, &death));
+                self.start_error = Some(report::not_started(worker, death));
             }
         }
-        self.handle_with(now, Input::Lost { worker, begun }, Hand::Death(worker, &death));
     }
 
     /// The worker's process has been reaped, or was given up: nothing of it is left here.
@@ -346,10 +352,7 @@ impl State {
                 }
             }
             Action::Abandon { worker } => {
-                if self.port(worker).is_some_and(|port| !port.opened) {
-                    self.start_error =
-                        Some(report::not_started(worker, &Death { ours: true, ..Death::default() }));
-                }
+                self.mourn(worker, &mut Death::default());
                 let pid = self.port(worker).and_then(Port::pid);
                 self.abandoned.insert(worker, pid);
                 self.vacate(worker);

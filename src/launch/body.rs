@@ -88,6 +88,7 @@ impl Control {
     pub(crate) fn signal(&self, signal: Signal) {
         match self {
             Self::Process(process) => process.signal(signal),
+            Self::Thread(thread) if signal == Signal::SIGKILL => thread.cut(),
             Self::Thread(thread) => thread.hang_up(),
         }
     }
@@ -96,7 +97,7 @@ impl Control {
     pub(crate) fn release(&self) {
         match self {
             Self::Process(process) => process.release(),
-            Self::Thread(thread) => thread.hang_up(),
+            Self::Thread(thread) => thread.cut(),
         }
     }
 }

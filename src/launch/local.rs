@@ -22,7 +22,7 @@ use crate::id::WorkerId;
 use crate::launch::body::Body;
 use crate::launch::process::Process;
 use crate::launch::setting::Setting;
-use crate::launch::{Launched, Launcher, Started, service};
+use crate::launch::{Launched, Launcher, Refusal, Started, service};
 use crate::sys::{memory, socket};
 use crate::wire::{TO_WORKER_MAGIC, arg0};
 
@@ -104,7 +104,7 @@ fn find(program: PathBuf) -> PathBuf {
 }
 
 impl Launcher for Local {
-    fn launch(&self, worker: WorkerId, started: Started) -> BoxFuture<'static, Result<Launched, Error>> {
+    fn launch(&self, worker: WorkerId, started: Started) -> BoxFuture<'static, Result<Launched, Refusal>> {
         let recipe = Arc::clone(&self.recipe);
         Box::pin(async move {
             let (result, receiver) = oneshot::channel();
@@ -117,13 +117,17 @@ impl Launcher for Local {
                 drop(result.send(launched));
             })?;
             receiver.await.unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Launch, "the thread that starts workers has failed"))
+                Err(Error::new(ErrorKind::Launch, "the thread that starts workers has failed").into())
             })
         })
     }
+
+    fn descriptors(&self) -> u64 {
+        EACH
+    }
 }
 
-async fn start(recipe: Arc<Recipe>, worker: WorkerId) -> Result<Launched, Error> {
+async fn start(recipe: Arc<Recipe>, worker: WorkerId) -> Result<Launched, Refusal> {
     let mut pauses = BUSY.into_iter().map(Duration::from_millis);
     loop {
         let tried = Arc::clone(&recipe);
@@ -192,17 +196,17 @@ impl Program {
     }
 }
 
-/// Whether this process may have the descriptors open that so many workers need.
+/// Whether this process may have the descriptors open that so many workers need, of which each takes as many as is said.
 ///
 /// # Errors
 ///
 /// With the numbers: running out of them half-way would be told of in other words by whatever runs out first.
-pub(crate) fn fits(workers: u32) -> Result<(), Error> {
+pub(crate) fn fits(workers: u32, each: u64) -> Result<(), Error> {
     /// What serves all pools, and what is open while a worker is being started.
     const ALL: u64 = 16;
     let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
-    let needed = u64::from(workers) * EACH + ALL;
+    let needed = u64::from(workers) * each + ALL;
     if needed.saturating_add(open) <= limit {
         return Ok(());
     }
@@ -214,14 +218,15 @@ pub(crate) fn fits(workers: u32) -> Result<(), Error> {
         .with(|report| report.advice = Some("raise it with `ulimit -n`, or ask for fewer workers".into())))
 }
 
-fn explain(recipe: &Recipe, worker: WorkerId, error: &io::Error) -> Error {
+fn explain(recipe: &Recipe, worker: WorkerId, error: &io::Error) -> Refusal {
     let Recipe { program, setting } = recipe;
     let place = setting.folder().map_or_else(String::new, |folder| format!(" in {}", folder.display()));
     let message = format!("could not start {}{place}: {error}", program.path().display());
-    Error::new(ErrorKind::Launch, message).with(|report| {
+    let told = Error::new(ErrorKind::Launch, message).with(|report| {
         report.worker = Some(worker);
         report.advice = advice(program, setting, error).map(Into::into);
-    })
+    });
+    Refusal::new(told, error)
 }
 
 /// What can be done about an error of `spawn`.

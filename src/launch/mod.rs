@@ -13,6 +13,7 @@ mod tests;
 pub(crate) mod thread;
 
 use std::fmt::Debug;
+use std::io;
 use std::os::fd::OwnedFd;
 
 use futures::future::BoxFuture;
@@ -31,12 +32,37 @@ pub(crate) trait Launcher: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// An [`ErrorKind::Launch`](crate::ErrorKind::Launch) that says which program could not be started and why.
-    fn launch(&self, worker: WorkerId, started: Started) -> BoxFuture<'static, Result<Launched, Error>>;
+    /// An [`ErrorKind::Launch`](crate::ErrorKind::Launch) that says what could not be started and why.
+    fn launch(&self, worker: WorkerId, started: Started) -> BoxFuture<'static, Result<Launched, Refusal>>;
+
+    /// How many descriptors of this process one worker takes while it lives.
+    fn descriptors(&self) -> u64;
 
     /// Whether its workers end when they are killed, whatever they are doing.
     fn can_kill(&self) -> bool {
         true
+    }
+}
+
+/// Why a worker could not be launched.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) error: Error,
+    /// Whether it was for want of something that others use up and may give back: descriptors, processes, memory.
+    pub(crate) scarce: bool,
+}
+
+impl Refusal {
+    /// In these words, because of an error of the kernel's.
+    pub(crate) fn new(error: Error, cause: &io::Error) -> Self {
+        const WANTS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM, libc::ENOBUFS];
+        Self { error, scarce: cause.raw_os_error().is_some_and(|code| WANTS.contains(&code)) }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, scarce: false }
     }
 }
 

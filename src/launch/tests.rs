@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use tokio::runtime::{Builder, Runtime};
 
 use super::local::{Local, Program};
 use super::process::Exited;
-use super::{Launched, Launcher};
+use super::{Launched, Launcher, Refusal};
 use crate::error::{Error, ErrorKind, Exit};
 use crate::id::WorkerId;
 use crate::sys::{memory::Page, socket};
@@ -38,7 +38,7 @@ fn shell(script: &str) -> Local {
 }
 
 fn try_launch(local: &Local) -> Result<Launched, Error> {
-    runtime().block_on(local.launch(WORKER, Box::new(drop)))
+    runtime().block_on(local.launch(WORKER, Box::new(drop))).map_err(|refusal| refusal.error)
 }
 
 fn launch(script: &str) -> Launched {
@@ -443,8 +443,49 @@ fn running_out_of_descriptors_is_an_error_with_advice_and_passes() {
     });
 }
 
+#[test]
+fn h2_a_launch_that_lacks_a_descriptor_at_any_step_leaves_none_behind() {
+    alone("h2_a_launch_that_lacks_a_descriptor_at_any_step_leaves_none_behind", || {
+        let works = || try_launch_within(&shell("exit 0")).map(drop);
+        works().unwrap();
+        let held = || fs::read_dir("/proc/self/fd").unwrap().count();
+        wait_for("no children", || children() == 0);
+        let (before, mut refused) = (held(), 0);
+        for spare in 0..12 {
+            // The lowest free numbers are given out first: the limit is put so far behind the last of them.
+            let mut fillers = vec![fs::File::open("/dev/null").unwrap()];
+            let last = |fillers: &[fs::File]| fillers.last().map_or(0, |file| file.as_raw_fd() as usize);
+            // All up to the last, and the one that counts them.
+            while held() > last(&fillers) + 2 {
+                fillers.push(fs::File::open("/dev/null").unwrap());
+            }
+            let limit = last(&fillers) as u64 + 1 + spare;
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+            let launched = runtime_free(&shell("exit 0")).map(drop);
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+            if let Err(refusal) = launched {
+                assert!(refusal.scarce, "{refusal:?}");
+                assert!(refusal.error.to_string().contains("os error 24"), "{}", refusal.error);
+                refused += 1;
+            }
+            drop(fillers);
+            wait_for("no children", || children() == 0);
+            wait_for("descriptors to be closed", || held() == before);
+            works().unwrap();
+            wait_for("no children", || children() == 0);
+        }
+        // With the first few there is not enough, with the last there is.
+        assert!((4..12).contains(&refused), "{refused}");
+    });
+}
+
 /// Launches without a runtime, which would need descriptors itself.
 fn try_launch_within(local: &Local) -> Result<Launched, Error> {
+    runtime_free(local).map_err(|refusal| refusal.error)
+}
+
+fn runtime_free(local: &Local) -> Result<Launched, Refusal> {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {

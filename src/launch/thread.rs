@@ -79,7 +79,7 @@ impl Thread {
 
     /// Closes the worker's link and resolves when its thread has ended.
     pub(crate) async fn gone(&self) {
-        self.control.hang_up();
+        self.control.cut();
         self.gone.cancelled().await;
     }
 
@@ -103,14 +103,23 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        self.control.hang_up();
+        self.control.cut();
     }
 }
 
 impl Control {
     /// Has the worker find the end of its link, behind what it was sent. What it still says is heard.
     pub(crate) fn hang_up(&self) {
+        self.close(Shutdown::Read);
+    }
+
+    /// Closes the worker's end: nor does it say anything any more.
+    pub(crate) fn cut(&self) {
+        self.close(Shutdown::Both);
+    }
+
+    fn close(&self, how: Shutdown) {
         // Fails only if our end is closed already.
-        let _ = shutdown(self.link.as_raw_fd(), Shutdown::Read);
+        let _ = shutdown(self.link.as_raw_fd(), how);
     }
 }

@@ -134,6 +134,9 @@ impl PoolBuilder {
     }
 
     /// How long a worker may take from its start to its greeting. Default: 10 s.
+    ///
+    /// As long is waited when this process or machine has no descriptors, processes or memory left to start one with: it is
+    /// tried again and again, at least every other second, and counts as failed only when the want lasts.
     pub fn start_limit(mut self, limit: Duration) -> Self {
         self.config.start_limit = limit;
         self
@@ -266,7 +269,7 @@ impl PoolBuilder {
     ///
     /// [`Launch`](ErrorKind::Launch) when this program has not passed `Worker::init`, when this is not a tokio runtime, or
     /// when the workers cannot be started; the message says why. [`LimitExceeded`](ErrorKind::LimitExceeded) when this process
-    /// may not have as many descriptors open as the workers need: five each.
+    /// may not have as many descriptors open as the workers need: five each, or eight if they are threads.
     ///
     /// # Panics
     ///
@@ -277,7 +280,6 @@ impl PoolBuilder {
     /// Dropping the future ends what it had started.
     pub async fn build(mut self) -> Result<Pool, Error> {
         (self.config.workers, self.config.most_workers) = self.size()?;
-        fits(self.config.most_workers)?;
         self.config.slots = count_slots(self.slots)?;
         let tree = self.tree(cores())?;
         self.hand_out(&tree);
@@ -285,6 +287,7 @@ impl PoolBuilder {
             Some(launcher) if entry() != Entry::Worker => launcher,
             _ => launcher(self.program, self.args, self.setting)?,
         };
+        fits(self.config.most_workers, launcher.descriptors())?;
         let pool = Pool::start(Driver::start(self.config, self.message_limit, launcher, tree, None)?);
         // From here on a dropped future or an error drops the pool, and that ends what was started.
         pool.driver().started().await?;

@@ -125,7 +125,7 @@ impl Pool {
     /// [`Closed`](crate::ErrorKind::Closed) once the pool was told to end. Nothing is changed then.
     pub fn resize(&self, workers: usize) -> Result<(), Error> {
         let workers = count(workers)?;
-        fits(workers)?;
+        fits(workers, self.driver().descriptors())?;
         self.driver().resize(workers)
     }
 }

@@ -58,7 +58,8 @@
 //! 7. After `Shutdown`, `Drain` or `Abort` it always gets to "no tasks, no workers" and says `Closed` once. After the
 //!    first and the last in bounded time, workers that were just being started included.
 //! 8. Replacing workers never spins: back-off per seat, intensity for the pool, and single probes once starting has
-//!    failed three times in a row. What we sent away ourselves costs nothing.
+//!    failed three times in a row. What we sent away ourselves costs nothing. Want of descriptors, processes or memory is
+//!    waited out, for as long as a start may take.
 //! 9. Same inputs, same actions.
 //! 10. [`Scheduler::poll_timeout`] lies after the last call, always: nothing that is due is left undone.
 //! 11. An alarm has an owner who knows of it; every phase of a worker but `Open`, and every task on the ladder, has one.
@@ -259,6 +260,9 @@ pub(crate) enum Input {
     Granted { kind: Kind, n: u32 },
     /// From above: what was refused may be there now.
     Nudged,
+    /// The worker could not be launched for want of something that others use up and may give back: descriptors, processes,
+    /// memory. Instead of `Lost`. It counts as a failed start only when the want lasts as long as a start may take.
+    Scarce { worker: WorkerId },
     /// Refuse new work, fail what is queued with `Closed`, let what was sent run for `limit`, then the ladder.
     Shutdown { limit: Duration },
     /// Refuse new work, finish everything that was submitted, however long it takes.

@@ -134,6 +134,7 @@ impl Scheduler {
             | Input::Weighed { worker, .. }
             | Input::Violated { worker }
             | Input::HungUp { worker }
+            | Input::Scarce { worker }
             | Input::Lost { worker, .. } => {
                 if let Some(seat) = self.seat(worker) {
                     self.handle_worker(seat, input);
@@ -184,6 +185,7 @@ impl Scheduler {
     fn handle_worker(&mut self, seat: u32, input: Input) {
         match input {
             Input::Lost { begun, .. } => return self.lost(seat, begun),
+            Input::Scarce { .. } => return self.refused(seat),
             Input::HungUp { .. } => return self.hung_up(seat),
             Input::Weighed { bytes, .. } => return self.weighed(seat, bytes),
             Input::Violated { .. } => return self.doom(seat, Cause::Violation),

@@ -144,8 +144,9 @@ impl Scheduler {
         if !self.size.is_elastic() {
             return;
         }
-        if self.size.pressed.is_none() && self.is_pressed() && !planted!(self, NeverGrow) {
-            if self.wanted() == 0 {
+        let nobody = self.wanted() == 0;
+        if (nobody || self.size.pressed.is_none()) && self.is_pressed() && !planted!(self, NeverGrow) {
+            if nobody {
                 self.expand();
             }
             self.clock.arm(Alarm::Pressed, &mut self.size.pressed, PRESSED);

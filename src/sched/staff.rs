@@ -8,7 +8,11 @@
 //!          │ └──── back-off, then the bucket ───── start failure     crash
 //!          │                                              │ third in a row, none opened in between
 //!          └───────── probe, one at a time ◀────────── given up: the seats wait, the queue fails
+//!
+//!  A launch that was refused for want of something is no start failure until the want has lasted as long as a start may take.
 //! ```
+
+use std::time::Duration;
 
 use crate::error::ErrorKind;
 use crate::event::Leave;
@@ -23,6 +27,10 @@ use crate::sched::{Action, Notice};
 /// lets the user wait for what will not come.
 const PATIENCE: u32 = 3;
 
+/// The longest pause between two launches that are refused for want of something: trying costs little, and nothing tells when
+/// it can be had again.
+const SCARCE: Duration = Duration::from_secs(1);
+
 /// What is known about starting workers, the pool as a whole.
 #[derive(Debug)]
 pub(super) struct Staff {
@@ -35,6 +43,8 @@ pub(super) struct Staff {
     /// The worker that failed last, if that left nobody open, nobody starting and no more patience.
     pub(super) gave_up: Option<WorkerId>,
     bucket: Bucket,
+    /// Since when no worker has greeted and launches were refused for want of something.
+    scarce: Option<Time>,
     /// What `Started` has told.
     told: Option<bool>,
     /// What has been told of the pool's strength, and whether it may be another by now.
@@ -52,6 +62,7 @@ impl Staff {
             probe: None,
             gave_up: None,
             bucket,
+            scarce: None,
             told: None,
             strength: Strength::Full,
             changed: false,
@@ -72,6 +83,12 @@ impl Staff {
     pub(super) fn is_probing(&self) -> bool {
         self.failures >= PATIENCE
     }
+
+    /// How long to wait for the next probe.
+    fn pause(&self) -> Duration {
+        let wait = back_off(u32::MAX, self.failures - PATIENCE + 2);
+        if self.scarce.is_some() { wait.min(SCARCE) } else { wait }
+    }
 }
 
 impl Scheduler {
@@ -90,6 +107,7 @@ impl Scheduler {
         match worker.phase {
             Phase::Starting => {
                 worker.phase = Phase::Ready;
+                self.staff.scarce = None;
                 self.limit_phase(seat, self.config.init_limit);
             }
             // A greeting may cross the end of the patience for it.
@@ -174,6 +192,22 @@ impl Scheduler {
         }
     }
 
+    /// The worker could not be launched for want of something that may be there again in a moment.
+    pub(super) fn refused(&mut self, seat: u32) {
+        let now = self.clock.now();
+        let lasted = now.saturating_sub(*self.staff.scarce.get_or_insert(now));
+        let patient = lasted < self.config.start_limit && !self.staff.is_probing();
+        let wanted = self.worker(seat).is_some_and(|worker| !worker.is_doomed() && !worker.was_sent_away());
+        let wanted = wanted && !self.seats[seat as usize].closed;
+        if !patient || !wanted || planted!(self, CountWant) {
+            return self.lost(seat, 0);
+        }
+        let Some(worker) = self.vacate(seat) else { return };
+        self.act(Action::Tell(Notice::Gone { worker: worker.id, end: worker.end() }));
+        let wait = self.seats[seat as usize].back_off(seat, now, &worker);
+        self.limit_phase(seat, wait.min(SCARCE));
+    }
+
     /// Takes the worker out of its seat.
     pub(super) fn vacate(&mut self, seat: u32) -> Option<Worker> {
         let place = &mut self.seats[seat as usize];
@@ -193,6 +227,7 @@ impl Scheduler {
         place.free = gone && away;
         let wait =
             if away && (gone || last.is_starting()) { Time::ZERO } else { place.back_off(seat, now, last) };
+        let wait = if self.staff.scarce.is_some() && last.is_starting() { wait.min(SCARCE) } else { wait };
         let closed = place.closed;
         if last.is_starting() && (self.mode == Mode::Running || self.mode == Mode::Draining && !away) {
             self.staff.failures = self.staff.failures.saturating_add(u32::from(!away));
@@ -225,7 +260,7 @@ impl Scheduler {
         let vacant = self.seats.iter().any(|seat| !seat.closed && seat.worker.is_none());
         let waits = self.staff.probe.is_some() || self.workers().any(Worker::is_starting);
         if self.staff.is_probing() && vacant && !waits {
-            let wait = back_off(u32::MAX, self.staff.failures - PATIENCE + 2);
+            let wait = self.staff.pause();
             self.clock.arm(Alarm::Probe, &mut self.staff.probe, wait);
         }
     }
@@ -236,7 +271,7 @@ impl Scheduler {
         if !self.staff.is_probing() || self.workers().any(Worker::is_starting) {
             return;
         }
-        let wait = back_off(u32::MAX, self.staff.failures - PATIENCE + 2);
+        let wait = self.staff.pause();
         self.clock.arm(Alarm::Probe, &mut self.staff.probe, wait);
         // What waits for a fresh one would wait as long as this lasts, whoever else is open.
         self.fail_alone(ErrorKind::Launch, Some(worker));

@@ -2,10 +2,12 @@
 //! so that a task that was finished is answered even if the next one takes the worker with it.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send, sendmsg};
 use nix::sys::uio::writev;
 use nix::unistd::write;
 
@@ -24,13 +26,15 @@ pub(super) struct Outbox {
     bytes: Chain,
     /// How many bytes were ever said.
     said: u64,
+    /// Whether it is written to a pipe, as it is known once that was tried.
+    is_pipe: bool,
     /// Where the parent sees, even when this process is dead, what was said and what has begun.
     page: Option<Page>,
 }
 
 impl Outbox {
     pub(super) fn new(page: Option<Page>) -> Self {
-        Self { bytes: Chain::default(), said: 0, page }
+        Self { bytes: Chain::default(), said: 0, is_pipe: false, page }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -102,14 +106,7 @@ impl Outbox {
     /// What `write` says; `WouldBlock` when the parent has to read first.
     pub(super) fn write(&mut self, output: &OwnedFd) -> io::Result<()> {
         while !self.bytes.is_empty() {
-            let written = match self.bytes.single() {
-                Some(bytes) => write(output, bytes),
-                None => {
-                    let (slices, n) = self.bytes.slices();
-                    writev(output, &slices[..n])
-                }
-            };
-            match written.map_err(io::Error::from) {
+            match self.write_once(output).map_err(io::Error::from) {
                 Ok(n) => self.bytes.advance(n, KEPT),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -119,6 +116,33 @@ impl Outbox {
             }
         }
         Ok(())
+    }
+
+    /// A thread shares its process with programs that may have set SIGPIPE back to its default: a socket is not written to as
+    /// a file would be.
+    fn write_once(&mut self, output: &OwnedFd) -> nix::Result<usize> {
+        let single = self.bytes.single();
+        if !self.is_pipe {
+            let (socket, flags) = (output.as_raw_fd(), MsgFlags::MSG_NOSIGNAL);
+            let sent = match single {
+                Some(bytes) => send(socket, bytes, flags),
+                None => {
+                    let (slices, n) = self.bytes.slices();
+                    sendmsg::<()>(socket, &slices[..n], &[], flags, None)
+                }
+            };
+            if sent != Err(Errno::ENOTSOCK) {
+                return sent;
+            }
+            self.is_pipe = true;
+        }
+        match self.bytes.single() {
+            Some(bytes) => write(output, bytes),
+            None => {
+                let (slices, n) = self.bytes.slices();
+                writev(output, &slices[..n])
+            }
+        }
     }
 
     /// Nothing is written any more. What is kept stays where the parent finds it.

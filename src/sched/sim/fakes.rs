@@ -25,6 +25,8 @@ pub(super) enum Deed {
     Emit(u64),
     Fail(u64, Fault),
     Die,
+    /// It could not even be launched.
+    Refuse,
 }
 
 #[derive(Clone, Copy)]
@@ -92,8 +94,12 @@ impl World {
         };
         let black = !self.calm && self.plan.is_black(self.model.now);
         let fails = black || bad(&mut self.rng, self.plan.bad_start);
+        let refused = bad(&mut self.rng, self.plan.scarce);
         self.accuse(worker, fails || fake.ignores_drain);
         self.fakes.insert(worker, fake);
+        if refused {
+            return self.soon(20, worker, Deed::Refuse);
+        }
         let (ready, open) = (self.rng.millis(0..50) + MOMENT, self.rng.millis(50..150));
         let stage = if fails { self.rng.within(0..5) } else { 9 };
         if stage > 0 && !(black && self.rng.percent(50)) {
@@ -196,6 +202,10 @@ impl World {
                 self.proceed(worker);
             }
             Deed::Die => return self.die(worker),
+            Deed::Refuse => {
+                self.fakes.remove(&worker);
+                return self.feed(Input::Scarce { worker });
+            }
             Deed::Say(_) | Deed::Answer(..) | Deed::Return(_) if fake.silent => {}
             Deed::Return(asked) => {
                 let unbegun = |task: &TaskId| fake.held.iter().any(|held| held.task == *task && !held.begun);

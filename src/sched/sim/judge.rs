@@ -36,7 +36,7 @@ impl Model {
             Action::Started { ok } => {
                 ensure!(self.started != Some(true) && self.started != Some(ok), "started twice");
                 let open = self.workers.values().any(|known| known.opened.is_some());
-                ensure!(open == ok && (ok || self.failures >= 3), "started: {ok}");
+                ensure!(open == ok && (ok || self.may_have_given_up()), "started: {ok}");
                 self.started = Some(ok);
                 Ok(())
             }
@@ -121,11 +121,13 @@ impl Model {
         let taken =
             self.workers.keys().any(|other| other.index == worker.index || other.serial == worker.serial);
         ensure!(!taken, "{worker:?} is launched onto another");
+        let given_up = self.may_have_given_up();
         let past = self.seats.entry(worker.index).or_default();
         // Probing is another matter, and so are the seats that waited for it to end.
-        let probed = self.failures >= 3 || self.probing.is_some_and(|at| at >= past.lost);
+        let probed = given_up || self.probing.is_some_and(|at| at >= past.lost);
         if past.failures > 1 && !past.free && !probed && self.closing.is_none() {
             let least = Duration::from_millis((79 << (past.failures - 2).min(20)).min(24_000));
+            let least = if past.brief { least.min(Duration::from_millis(790)) } else { least };
             let waited = self.now - past.lost;
             ensure!(waited >= least, "{worker:?} is launched {waited:?} after a failure");
         }
@@ -305,7 +307,7 @@ impl Model {
 
     /// Whether starting workers may have been given up.
     pub(super) fn is_hopeless(&self) -> bool {
-        self.failures >= 3 && self.workers.values().all(|it| it.opened.is_some() && !it.is_open())
+        self.may_have_given_up() && self.workers.values().all(|it| it.opened.is_some() && !it.is_open())
     }
 
     fn resolve(&mut self, task: TaskId, outcome: Outcome) -> Checked {
@@ -326,7 +328,8 @@ impl Model {
         match &record.state {
             State::Must(kinds) => ensure!(kinds.contains(&kind), "{task:?}: {kinds:?}, not {outcome:?}"),
             State::Outside { .. } | State::Reserved | State::Waiting | State::Alone => {
-                let launch = kind == Some(ErrorKind::Launch) && self.is_hopeless();
+                let alone = matches!(record.state, State::Alone) && self.may_have_given_up();
+                let launch = kind == Some(ErrorKind::Launch) && (alone || self.is_hopeless());
                 let late = kind.is_some_and(|kind| record.doubts.contains(&kind));
                 ensure!(launch || late, "{task:?}, which waits, is resolved: {outcome:?}");
             }

@@ -11,6 +11,7 @@
 //!                                            again ── who is tried again, and where
 //!                                            seats ── what became of those who have gone
 //!                                            sizes ── how many workers there may be, and who goes
+//!                                            want  ── when refused launches may count
 //!                                            check ── what the tables must agree on
 //!                                            tree  ── many schedulers, as pools within pools
 //!                                            hands ── the workers there
@@ -36,6 +37,7 @@ mod seats;
 mod sizes;
 mod time;
 mod tree;
+mod want;
 mod world;
 
 use std::collections::BTreeMap;
@@ -97,6 +99,8 @@ pub(in crate::sched) enum Bug {
     JumpLine,
     /// The line moves only when the queue is empty.
     ForgetLine,
+    /// A launch that is refused for want of something is a failed start at once.
+    CountWant,
     /// The end of a worker that held what it had not begun is not told.
     HideLoss,
     /// Recovery is not told.
@@ -145,7 +149,7 @@ pub(in crate::sched) enum Bug {
     LendTwice,
 }
 
-const BUGS: [(&str, Bug); 39] = [
+const BUGS: [(&str, Bug); 40] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -165,6 +169,7 @@ const BUGS: [(&str, Bug); 39] = [
     ("over-fill", Bug::OverFill),
     ("jump-line", Bug::JumpLine),
     ("forget-line", Bug::ForgetLine),
+    ("count-want", Bug::CountWant),
     ("hide-loss", Bug::HideLoss),
     ("stay-weak", Bug::StayWeak),
     ("retry-forever", Bug::RetryForever),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::flow::Account;
 use super::notices::News;
 use super::order::Turns;
+use super::seats::Past;
 use super::sizes::Sizes;
 use crate::error::ErrorKind;
 use crate::event::Leave;
@@ -33,6 +34,9 @@ pub(super) struct Model {
     pub(super) started: Option<bool>,
     /// Starts that failed in a row; since when there are too many.
     pub(super) failures: u32,
+    /// Launches that were refused for want of something and may have counted; since when there is want.
+    pub(super) doubtful: u32,
+    pub(super) want: Option<Duration>,
     pub(super) probing: Option<Duration>,
     pub(super) launches: u64,
     pub(super) free: u64,
@@ -99,15 +103,6 @@ pub(super) struct Since {
     pub(super) stalled: Duration,
 }
 
-/// What happened in a seat.
-#[derive(Default)]
-pub(super) struct Past {
-    pub(super) failures: u32,
-    pub(super) lost: Duration,
-    /// Whether the last worker was sent away by us.
-    pub(super) free: bool,
-}
-
 pub(super) struct Known {
     pub(super) sent: u64,
     pub(super) held: Vec<TaskId>,
@@ -169,6 +164,8 @@ impl Model {
             closed: false,
             started: None,
             failures: 0,
+            doubtful: 0,
+            want: None,
             probing: None,
             launches: 0,
             free: 0,
@@ -234,6 +231,7 @@ impl Model {
             Input::Granted { .. } | Input::Nudged => {}
             Input::Start | Input::Tick => {}
             Input::Lost { worker, begun } => self.lost(worker, Some(begun)),
+            Input::Scarce { worker } => self.refused(worker),
             Input::Ready { worker }
             | Input::Open { worker }
             | Input::Done { worker, .. }
@@ -260,12 +258,16 @@ impl Model {
             Input::HungUp { .. } => known.hung = true,
             _ if known.violated => {}
             _ if known.parted && !killed => known.violated = true,
-            Input::Ready { .. } if !killed => known.violated |= std::mem::replace(&mut known.ready, true),
+            Input::Ready { .. } if !killed => {
+                known.violated |= std::mem::replace(&mut known.ready, true);
+                self.want = self.want.filter(|_| known.violated);
+            }
             Input::Open { .. } if !killed => {
                 known.violated |= !known.ready || known.opened.is_some();
                 if !known.violated {
                     known.opened = Some(self.now);
-                    (self.failures, self.probing) = (0, self.probing.map(|_| self.now));
+                    (self.failures, self.doubtful) = (0, 0);
+                    self.probing = self.probing.map(|_| self.now);
                 }
             }
             Input::Bye { .. } if !killed => known.parted = true,
@@ -428,6 +430,7 @@ impl Model {
         }
         self.ended(worker, &known, blames.into_iter().flatten().collect());
         self.vacated(worker, &known, begun.is_some());
+        self.missed(&known);
     }
 }
 

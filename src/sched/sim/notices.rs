@@ -96,13 +96,13 @@ impl Model {
                 ensure!(self.closing.is_none(), "{strength:?} is told at the end");
                 ensure!(strength != self.news.strength(), "{strength:?} is told again");
                 let (least, most) = (self.sizes.least as usize, self.sizes.most as usize);
-                let short = self.staying() < most || self.failures >= 3 || self.spent() > 0;
+                let short = self.staying() < most || self.may_have_given_up() || self.spent() > 0;
                 let opened = self.workers.values().filter(|known| known.opened.is_some()).count();
                 let takes = self.workers.values().any(Known::is_open);
                 let right = match strength {
                     Strength::Full => opened >= least,
                     Strength::Weak => short || self.news.strength() == Strength::None && takes,
-                    Strength::None => short && self.failures >= 3 && !takes,
+                    Strength::None => short && self.may_have_given_up() && !takes,
                 };
                 ensure!(right, "{strength:?} is told of {} workers, {opened} opened", self.workers.len());
                 self.news.strength = Some(strength);

@@ -66,6 +66,8 @@ pub(super) struct Plan {
     /// How often a start fails or hangs, in percent; and when none succeeds at all.
     pub(super) bad_start: u64,
     pub(super) blackout: Option<(Duration, Duration)>,
+    /// How often a launch is refused for want of something, in percent.
+    pub(super) scarce: u64,
     /// How often a worker ignores `Cancel`, SIGTERM, SIGKILL or `Drain`, in percent.
     pub(super) stubborn: u64,
     pub(super) immortal: u64,
@@ -148,6 +150,7 @@ impl Plan {
             tasks: rng.pick(&[5, 20, 60, 60, 120]),
             faulty: rng.pick(&[2, 10, 10, 40]),
             bad_start: rng.pick(&[0, 0, 0, 5, 30, 70]),
+            scarce: rng.pick(&[0, 0, 0, 10, 60, 100]),
             blackout: if rng.percent(8) { Some((Duration::ZERO, chaos)) } else { blackout },
             stubborn: rng.pick(&[0, 20, 60, 60]),
             immortal: rng.pick(&[0, 0, 10, 40]),

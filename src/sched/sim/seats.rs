@@ -9,6 +9,17 @@ use crate::id::WorkerId;
 /// How long a worker has to be open for its seat's past to be forgotten.
 const HEALTHY: Duration = Duration::from_secs(10);
 
+/// What happened in a seat.
+#[derive(Default)]
+pub(super) struct Past {
+    pub(super) failures: u32,
+    pub(super) lost: Duration,
+    /// Whether the last worker was sent away by us.
+    pub(super) free: bool,
+    /// Whether the next need not wait for long.
+    pub(super) brief: bool,
+}
+
 impl Model {
     pub(super) fn vacated(&mut self, worker: WorkerId, known: &Known, gone: bool) {
         let past = self.seats.entry(worker.index).or_default();
@@ -26,17 +37,25 @@ impl Model {
             }
             past.failures += 1;
         }
+        past.brief = known.opened.is_none() && self.want.is_some();
+    }
+
+    /// Counts a start that came to nothing, if it was one.
+    pub(super) fn missed(&mut self, known: &Known) {
         if known.opened.is_none() {
             self.failures += u32::from(known.retired.is_none() || known.violated);
-            if self.failures >= 3 {
-                self.probing = Some(self.now);
-                self.despair();
-            }
+            self.despair();
         }
     }
 
     /// One start too many has failed: what waits has to be given up, unless somebody can still take it.
-    fn despair(&mut self) {
+    pub(super) fn despair(&mut self) {
+        if self.may_have_given_up() {
+            self.probing = Some(self.now);
+        }
+        if self.failures < 3 {
+            return;
+        }
         if !self.workers.values().any(|known| known.opened.is_none()) {
             for task in self.alone() {
                 self.demand(task, &[Some(ErrorKind::Launch)]);

@@ -293,3 +293,62 @@ fn a_pool_is_ready_when_all_are_open_and_well_until_starts_are_held_back() {
     pool.put(Input::Drain);
     is(&pool, Status::Closed, 0, Readiness::Closed);
 }
+
+#[test]
+fn want_is_waited_out_with_pauses_of_a_second_at_most() {
+    let mut pool = Pool::starting(1, 1);
+    pool.submit([1]);
+    // At once, 100 ms, 200 ms, 400 ms, 800 ms, give or take a fifth, and then a second.
+    for (n, pause) in [0, 120, 240, 480, 960, 1000, 1000, 1000].into_iter().enumerate() {
+        let serial = n as u32 + 1;
+        pool.put(Input::Scarce { worker: worker(serial, 0) });
+        pool.pass(pause * MS);
+        pool.wants(&[Action::Launch { worker: worker(serial + 1, 0) }]);
+    }
+    pool.opens(worker(9, 0));
+    pool.wants(&[Action::Started { ok: true }, run(1, worker(9, 0), 1)]);
+}
+
+#[test]
+fn want_that_lasts_as_long_as_a_start_may_take_counts_as_failed_starts() {
+    let mut pool = Pool::starting(1, 1);
+    pool.submit([1]);
+    let (start, mut serial) = (pool.now, 1);
+    loop {
+        pool.put(Input::Scarce { worker: worker(serial, 0) });
+        pool.pass(1000 * MS);
+        let actions = std::mem::take(&mut pool.wanted);
+        if actions.contains(&Action::Started { ok: false }) {
+            assert!(actions.contains(&failed(1, Launch, Some(worker(serial, 0)), 0, false)));
+            break;
+        }
+        serial += 1;
+        assert!(actions.contains(&Action::Launch { worker: worker(serial, 0) }), "{actions:?}");
+    }
+    // Ten seconds, and three more starts.
+    let lasted = pool.now - start;
+    assert!(lasted >= Duration::from_secs(12) && lasted <= Duration::from_secs(14), "{lasted:?}");
+    // It is still looked for, each second.
+    serial += 1;
+    pool.pass(1000 * MS);
+    pool.wants(&[]);
+    for _ in 0..10 {
+        pool.put(Input::Scarce { worker: worker(serial, 0) });
+        pool.pass(1000 * MS);
+        serial += 1;
+        assert!(std::mem::take(&mut pool.wanted).contains(&Action::Launch { worker: worker(serial, 0) }));
+    }
+}
+
+#[test]
+fn workers_that_are_open_do_not_notice_want() {
+    let mut pool = Pool::starting(2, 1);
+    pool.opens(worker(1, 0));
+    for serial in 2..40 {
+        pool.put(Input::Scarce { worker: worker(serial, 1) });
+        pool.pass(1000 * MS);
+    }
+    std::mem::take(&mut pool.wanted);
+    pool.submit([1]);
+    pool.wants(&[run(1, worker(1, 0), 1)]);
+}

@@ -1,0 +1,36 @@
+//! What a worker takes of this process's descriptors: what is said of it before a pool is built has to be true.
+
+mod support;
+
+use procpool::{Pool, PoolBuilder};
+use support::*;
+
+procpool::worker_test!(support::worker());
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Builders of both kinds, and how many descriptors each worker may take.
+const KINDS: [(fn() -> PoolBuilder, usize); 2] =
+    [(Pool::builder, 5), (|| Pool::builder().in_process(support::worker), 8)];
+
+#[test]
+fn a_worker_takes_as_many_descriptors_as_is_said() {
+    on_a_runtime(|| async {
+        for (builder, each) in KINDS {
+            // What serves all pools is there.
+            builder().workers(1).build().await.unwrap().drain().await;
+            let before = descriptors();
+            let pool = builder().workers(12).build().await.unwrap();
+            until(|| pool.stats().workers.iter().all(|it| it.state == procpool::WorkerState::Open)).await;
+            let runs: Vec<_> = (0..24).map(|_| pool.run(Fill { bytes: 1 << 20 })).collect();
+            for run in runs {
+                run.await.unwrap();
+                assert!(descriptors() <= before + 12 * each, "{} from {before}", descriptors());
+            }
+            pool.drain().await;
+            until(|| descriptors() <= before).await;
+        }
+    });
+}

@@ -258,10 +258,7 @@ impl Model {
             Input::HungUp { .. } => known.hung = true,
             _ if known.violated => {}
             _ if known.parted && !killed => known.violated = true,
-            Input::Ready { .. } if !killed => {
-                known.violated |= std::mem::replace(&mut known.ready, true);
-                self.want = self.want.filter(|_| known.violated);
-            }
+            Input::Ready { .. } if !killed => self.greets(known),
             Input::Open { .. } if !killed => {
                 known.violated |= !known.ready || known.opened.is_some();
                 if !known.violated {

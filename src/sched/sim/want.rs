@@ -1,7 +1,7 @@
 //! Launches that were refused for want of something: when they may have counted as failed starts. The scheduler's time passes
 //! no faster than ours, so a bystander knows when they can't have.
 
-use super::model::Model;
+use super::model::{Known, Model};
 use crate::id::WorkerId;
 
 impl Model {
@@ -15,6 +15,12 @@ impl Model {
         let counts = self.now - since >= self.config.start_limit || self.may_have_given_up();
         self.doubtful += u32::from(counts && known.retired.is_none());
         self.despair();
+    }
+
+    /// A worker has greeted: whatever it needed was there. Once is enough.
+    pub(super) fn greets(&mut self, known: &mut Known) {
+        known.violated |= std::mem::replace(&mut known.ready, true);
+        self.want = self.want.filter(|_| known.violated);
     }
 
     /// Whether too many starts may have failed in a row.

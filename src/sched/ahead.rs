@@ -11,7 +11,8 @@ use crate::error::ErrorKind;
 use crate::id::TaskId;
 use crate::sched::Action;
 use crate::sched::clock::Alarm;
-use crate::sched::queue::{List, Sent, Task};
+use crate::sched::levels::Levels;
+use crate::sched::queue::Task;
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Cause, Phase, Worker};
 
@@ -32,23 +33,26 @@ const LEVELS: usize = 16;
 impl Scheduler {
     /// The lists of workers: by what they run while a slot is free, then by how much they were sent ahead, and at last
     /// those that have no room but something that can be recalled.
-    pub(super) fn levels(slots: u32) -> Vec<List> {
-        vec![List::default(); slots as usize + LEVELS + 1]
+    pub(super) fn levels(slots: u32) -> Levels {
+        Levels::new(slots as usize + LEVELS + 1)
     }
 
     /// Where a worker belongs among the lists.
     pub(super) fn level(&self, worker: &Worker) -> Option<u32> {
         let (slots, load) = (self.config.slots, worker.tasks.len());
-        if worker.phase != Phase::Open || worker.terminated || worker.alone || !worker.placed {
+        let shut = worker.quarantined && !planted!(self, FeedQuarantined);
+        let able = worker.phase == Phase::Open && !worker.terminated && worker.placed;
+        if !able || worker.alone || shut {
             return None;
         }
         let stays = worker.leave.is_none() || planted!(self, FeedRetired);
         let takes = stays && !self.is_exhausted(worker);
         let Some(ahead) = load.checked_sub(slots) else { return takes.then_some(load) };
+        // Those that are to stop may be about to take the worker with them.
         let room = takes
             && ahead < self.config.ahead
-            && (ahead == 0 || worker.worth < WORTH)
-            && !self.is_stopping(worker);
+            && (ahead == 0 || worker.tasks.backlog(slots) < WORTH)
+            && !worker.tasks.is_stopping();
         match (room, ahead) {
             (true, _) => Some(slots + (ahead + 1).ilog2().min(LEVELS as u32 - 1)),
             (false, 0) => None,
@@ -56,42 +60,34 @@ impl Scheduler {
         }
     }
 
-    /// Whether what a worker runs was told to stop: it may be about to be killed.
-    fn is_stopping(&self, worker: &Worker) -> bool {
-        let stopping = |task: &Task| task.sent.as_ref().is_some_and(|sent| sent.stop.is_some());
-        self.running(worker).any(|index| self.tasks.at(index).is_some_and(stopping))
-    }
-
-    /// Whether a worker runs a task, and was not merely sent it ahead.
-    pub(super) fn runs(&self, seat: u32, index: u32) -> bool {
-        self.worker(seat).is_some_and(|worker| self.running(worker).any(|other| other == index))
-    }
-
-    /// What a worker runs, as far as can be known here.
-    pub(super) fn running(&self, worker: &Worker) -> impl Iterator<Item = u32> {
-        worker.tasks.iter(&self.tasks).take(self.config.slots as usize)
-    }
-
     /// The best worker with room.
     pub(super) fn roomy(&self) -> Option<u32> {
-        self.ready[..self.ready.len() - 1].iter().find_map(List::first)
+        let level = self.ready.lowest().filter(|&level| level < self.ready.top())?;
+        self.ready.list(level).first()
+    }
+
+    /// Whether a worker will come to what it was sent ahead before it could be had back.
+    fn comes_soon(&self, worker: &Worker) -> bool {
+        let silent = self.clock.now().saturating_sub(worker.heard);
+        worker.tasks.backlog(self.config.slots) < RECALLED && silent < STUCK
     }
 
     /// Recalls something for an idle worker from one that will not come to it soon.
     pub(super) fn rebalance(&mut self) {
-        let slots = self.config.slots as usize;
-        let (free, busy) = self.ready.split_at(slots);
-        if !self.queue.is_empty() || self.mode >= Mode::Closing || free.iter().all(|list| list.is_empty()) {
+        let slots = self.config.slots;
+        let (lowest, highest) = (self.ready.lowest(), self.ready.highest());
+        let uneven = lowest.is_some_and(|lowest| lowest < slots) && highest > Some(slots);
+        if !uneven || !self.queue.is_empty() || self.mode >= Mode::Closing {
             return;
         }
-        let now = self.clock.now();
         let mut later = false;
-        let rich = busy[1..].iter().rev().flat_map(|list| list.iter(&self.seats)).find(|&seat| {
+        let busy = (slots + 1..=self.ready.top()).rev();
+        let rich = busy.flat_map(|level| self.ready.list(level).iter(&self.seats)).find(|&seat| {
             let Some(worker) = self.worker(seat).filter(|worker| worker.recalls == 0) else { return false };
             if self.recallable(worker).next().is_none() {
                 return false;
             }
-            let soon = worker.worth < RECALLED && now.saturating_sub(worker.heard) < STUCK;
+            let soon = self.comes_soon(worker);
             later |= soon;
             !soon
         });
@@ -108,10 +104,8 @@ impl Scheduler {
         if self.roomy().is_some() {
             return;
         }
-        let now = self.clock.now();
-        let soon = |worker: &Worker| worker.worth < RECALLED && now.saturating_sub(worker.heard) < STUCK;
-        let rich = self.ready.last().into_iter().flat_map(|list| list.iter(&self.seats));
-        let slow = rich.filter(|&seat| self.worker(seat).is_some_and(|worker| !soon(worker)));
+        let rich = self.ready.list(self.ready.top()).iter(&self.seats);
+        let slow = rich.filter(|&seat| self.worker(seat).is_some_and(|worker| !self.comes_soon(worker)));
         for seat in slow.collect::<Vec<_>>() {
             self.recall_below(seat, 1, Some(priority));
         }
@@ -124,34 +118,47 @@ impl Scheduler {
 
     /// The same, of priorities lower than that.
     fn recall_below(&mut self, seat: u32, part: usize, priority: Option<i8>) {
-        let Some(worker) = self.worker(seat).filter(|worker| worker.phase == Phase::Open) else { return };
+        let Some(worker) = self.worker(seat) else { return };
         let below = |task: &Task| priority.is_none_or(|priority| task.priority < priority);
-        let can: Vec<u32> =
+        let mut can: Vec<u32> =
             self.recallable(worker).filter(|&index| self.tasks.at(index).is_some_and(below)).collect();
+        self.ask_back(seat, can.split_off(can.len() - can.len().div_ceil(part)));
+    }
+
+    /// Asks a worker for everything that it can give back: what has a slot may not have begun, as it would know.
+    pub(super) fn recall_all(&mut self, seat: u32) {
+        let Some(worker) = self.worker(seat) else { return };
+        let can = worker.tasks.iter(&self.tasks).filter(|&index| self.can_recall(index)).collect();
+        self.ask_back(seat, can);
+    }
+
+    fn ask_back(&mut self, seat: u32, indices: Vec<u32>) {
+        let open = self.seats[seat as usize].worker.as_mut().filter(|worker| worker.phase == Phase::Open);
+        let Some(worker) = open.filter(|_| !indices.is_empty()) else { return };
         let mut tasks = Vec::new();
-        for &index in &can[can.len() - can.len().div_ceil(part)..] {
+        for index in indices {
             let Some(task) = self.tasks.at_mut(index) else { continue };
             if let Some(sent) = &mut task.sent {
                 sent.recalled = true;
                 tasks.push(task.id);
             }
         }
-        if tasks.is_empty() {
-            return;
-        }
-        if let Some(worker) = self.worker_mut(seat) {
-            worker.recalls += 1;
-            let worker = worker.id;
-            self.act(Action::Recall { worker, tasks });
-        }
+        worker.recalls += 1;
+        let worker = worker.id;
+        self.act(Action::Recall { worker, tasks });
     }
 
-    /// What a worker was sent ahead, and is neither to stop nor asked for already.
+    /// Whether a task that was sent is neither to stop nor asked for already.
+    fn can_recall(&self, index: u32) -> bool {
+        let sent = self.tasks.at(index).and_then(|task| task.sent.as_ref());
+        sent.is_some_and(|sent| sent.stop.is_none() && !sent.recalled)
+    }
+
+    /// What a worker was sent ahead and can be asked for.
     fn recallable(&self, worker: &Worker) -> impl Iterator<Item = u32> {
-        let runs = if planted!(self, RecallRunning) { 0 } else { self.config.slots };
-        let can = |sent: &Sent| sent.stop.is_none() && !sent.recalled;
-        let sent = |index| self.tasks.at(index).and_then(|task| task.sent.as_ref());
-        worker.tasks.iter(&self.tasks).skip(runs as usize).filter(move |&index| sent(index).is_some_and(can))
+        let all = planted!(self, RecallRunning).then(|| worker.tasks.iter(&self.tasks));
+        let ahead = worker.tasks.ahead(&self.tasks).filter(|_| !planted!(self, RecallRunning));
+        all.into_iter().flatten().chain(ahead).filter(|&index| self.can_recall(index))
     }
 
     /// A worker has given back what it had not begun.

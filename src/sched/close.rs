@@ -92,7 +92,7 @@ impl Scheduler {
         if !matches!(self.mode, Mode::Draining | Mode::Closing) || self.waits() {
             return;
         }
-        while let Some(seat) = self.ready[0].first() {
+        while let Some(seat) = self.ready.list(0).first() {
             self.dismiss(seat, Leave::Closing);
         }
         if self.config.below {

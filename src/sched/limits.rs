@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::ErrorKind;
 use crate::sched::Spec;
 use crate::sched::clock::{Alarm, Due};
-use crate::sched::queue::{Limits, List};
+use crate::sched::queue::Limits;
 use crate::sched::scheduler::Scheduler;
 
 /// The shortest timeout. What begins now cannot be over now, or the next call would be due before this one has ended.
@@ -19,7 +19,6 @@ impl Scheduler {
         if timeout.is_none() && deadline.is_none() && retries == 0 {
             return;
         }
-        self.timed |= timeout.is_some();
         let deadline = deadline.map(|left| self.clock.wall().saturating_add(left));
         if let Some(task) = self.tasks.at_mut(index) {
             task.limits = Some(Box::new(Limits { timeout, deadline, retries }));
@@ -58,22 +57,21 @@ impl Scheduler {
 
     /// After a task has left a worker, the next of those that were sent ahead begins, as far as can be known here.
     pub(super) fn begin_next(&mut self, seat: u32) {
-        let Some(worker) = self.worker(seat).filter(|_| self.timed) else { return };
-        let (mut next, mut free) = (worker.tasks.first(), self.config.slots);
-        while let Some(index) = next.filter(|_| free > 0) {
-            (next, free) = (List::after(&self.tasks, index), free - 1);
-            self.begin(index);
+        let slots = self.config.slots;
+        while let Some(worker) = &mut self.seats[seat as usize].worker
+            && let Some(index) = worker.tasks.promote(&mut self.tasks, slots)
+        {
+            if self.tasks.at(index).is_some_and(|task| task.limits.is_some()) {
+                self.begin(index);
+            }
         }
     }
 
     /// An attempt begins: its timeout counts from here.
     pub(super) fn begin(&mut self, index: u32) {
         let Some(task) = self.tasks.at_mut(index) else { return };
-        let (timeout, Some(sent)) = (task.timeout(), &mut task.sent) else { return };
-        if std::mem::replace(&mut sent.begun, true) || sent.stop.is_some() {
-            return;
-        }
-        if let Some(timeout) = timeout {
+        let (Some(timeout), Some(sent)) = (task.timeout(), &mut task.sent) else { return };
+        if sent.stop.is_none() {
             self.clock.arm(Alarm::Task(index), &mut sent.due, timeout.max(LEAST));
         }
     }

@@ -25,6 +25,7 @@
 //! | `queue` | the table of tasks and the lists through it |
 //! | `lanes` | what waits, and which of it is next: priorities, callers in turn |
 //! | `places` | who gets into the queue: its bound, and the line before it |
+//! | `held`, `levels` | what a worker holds; which worker has the most room |
 //! | `worker` | what is known of a worker and its seat; back-off and bucket |
 //! | `limits` | timeouts and deadlines |
 //! | `flow` | streams: items in, credit out |
@@ -87,8 +88,10 @@ mod clock;
 mod close;
 mod flow;
 mod forecast;
+mod held;
 mod lanes;
 mod lease;
+mod levels;
 mod limits;
 mod places;
 mod queue;

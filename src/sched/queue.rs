@@ -178,7 +178,7 @@ pub(super) struct Sent {
     pub(super) worth: Time,
     /// Whether the worker was asked to give it back, and has not answered yet.
     pub(super) recalled: bool,
-    /// Whether it has come to be one of those that its worker runs.
+    /// Whether it has a slot: it has come to be one of those that its worker runs.
     pub(super) begun: bool,
     /// When its timeout is over; once it is to stop, when the next rung is due. Nothing when its worker is doomed anyway.
     pub(super) due: Option<Time>,
@@ -196,8 +196,10 @@ pub(super) struct Stop {
 /// How far up the ladder a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rung {
-    /// It was asked to stop.
+    /// It was asked to stop, and has its grace.
     Asked,
+    /// Its grace is over. Those beside it have one, too, before all of them have to go.
+    Overdue,
     /// Its worker got SIGTERM.
     Terminated,
 }

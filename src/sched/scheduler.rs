@@ -13,6 +13,7 @@ use crate::sched::close::Tally;
 use crate::sched::flow::Flow;
 use crate::sched::forecast::Forecast;
 use crate::sched::lanes::Queue;
+use crate::sched::levels::Levels;
 use crate::sched::places::Places;
 use crate::sched::queue::{List, Sent, Stand, Task, Tasks};
 use crate::sched::share::Share;
@@ -37,7 +38,7 @@ pub(crate) struct Scheduler {
     pub(super) alone: List,
     pub(super) seats: Vec<Seat>,
     /// The seats whose worker can be given tasks, or asked for some back, by how much it has to do.
-    pub(super) ready: Vec<List>,
+    pub(super) ready: Levels,
     pub(super) forecast: Forecast,
     /// When to see whether something has to be recalled.
     pub(super) rebalance: Option<Time>,
@@ -48,8 +49,6 @@ pub(crate) struct Scheduler {
     pub(super) share: Share,
     /// When `Shutdown`'s limit is over.
     pub(super) limit: Option<Time>,
-    /// Whether any task ever had a timeout: most pools know none, and need not look.
-    pub(super) timed: bool,
     pub(super) tally: Tally,
     pub(super) finished: u64,
     actions: VecDeque<Action>,
@@ -95,7 +94,6 @@ impl Scheduler {
             aging: None,
             share: Share::default(),
             limit: None,
-            timed: false,
             tally: Tally::default(),
             finished: 0,
             actions: VecDeque::new(),
@@ -266,7 +264,6 @@ impl Scheduler {
         let (Some(worker), Some(task)) = (&mut place.worker, self.tasks.at_mut(index)) else { return };
         // One of which nothing is known fills the room that there is.
         let worth = self.forecast.of(task.kind).unwrap_or(WORTH);
-        worker.worth += worth;
         if worker.tasks.is_empty() {
             (worker.heard, worker.pinged) = (now, false);
         }
@@ -291,8 +288,8 @@ impl Scheduler {
         let left = task.deadline().map(|at| at.saturating_sub(wall));
         let timed = task.limits.is_some();
         let run = Action::Run { worker: worker.id, task: task.id, attempt: task.attempts, left };
-        worker.tasks.push_back(&mut self.tasks, index);
-        if timed && (worker.tasks.len() <= self.config.slots || planted!(self, TimeAhead)) {
+        let begun = worker.tasks.add(&mut self.tasks, index, self.config.slots);
+        if timed && (begun || planted!(self, TimeAhead)) {
             self.begin(index);
         }
         if self.seats[seat as usize].watch.is_none() {
@@ -308,14 +305,8 @@ impl Scheduler {
     /// Takes a task from its worker and off its ladder. It is then in no list.
     pub(super) fn take_back(&mut self, seat: u32, index: u32) {
         if let Some(worker) = &mut self.seats[seat as usize].worker {
-            let worth = self
-                .tasks
-                .at(index)
-                .and_then(|task| task.sent.as_ref())
-                .map_or(Time::ZERO, |sent| sent.worth);
-            worker.worth = worker.worth.saturating_sub(worth);
+            worker.tasks.remove(&mut self.tasks, index);
             worker.alone = false;
-            worker.tasks.unlink(&mut self.tasks, index);
         }
         self.forget_ladder(index);
     }
@@ -323,6 +314,9 @@ impl Scheduler {
     /// After a task has left a worker: the worker has room, or nothing to stay for.
     pub(super) fn settle(&mut self, seat: u32) {
         self.begin_next(seat);
+        if self.worker(seat).is_some_and(|worker| worker.quarantined) {
+            self.review(seat);
+        }
         self.list(seat);
         self.release(seat);
     }
@@ -345,13 +339,13 @@ impl Scheduler {
             return;
         }
         if let Some(level) = listed {
-            self.ready[level as usize].unlink(&mut self.seats, seat);
+            self.ready.unlink(&mut self.seats, level, seat);
         }
         match level {
             Some(level) if level < self.config.slots => {
-                self.ready[level as usize].push_front(&mut self.seats, seat);
+                self.ready.push_front(&mut self.seats, level, seat);
             }
-            Some(level) => self.ready[level as usize].push_back(&mut self.seats, seat),
+            Some(level) => self.ready.push_back(&mut self.seats, level, seat),
             None => {}
         }
     }

@@ -123,13 +123,11 @@ impl Scheduler {
 
     /// Whether tasks wait, be it where they were sent ahead.
     pub(super) fn has_backlog(&self) -> bool {
-        let ahead = &self.ready[self.config.slots as usize + 1..];
-        self.waits() || ahead.iter().any(|list| !list.is_empty())
+        self.waits() || self.ready.highest() > Some(self.config.slots)
     }
 
     fn is_pressed(&self) -> bool {
-        let free = &self.ready[..self.config.slots as usize];
-        self.has_backlog() && free.iter().all(|list| list.is_empty())
+        self.has_backlog() && self.ready.lowest().is_none_or(|level| level >= self.config.slots)
     }
 
     /// Whether a vacant place need not be filled: the pool may be smaller and nothing waits. Until the first worker has
@@ -178,21 +176,23 @@ impl Scheduler {
     /// Opens places for what waits and does not go to workers that are on their way.
     fn expand(&mut self) {
         let coming = |seat: &&Seat| !seat.closed && seat.worker.as_ref().is_none_or(Worker::is_starting);
-        if self.mode >= Mode::Closing || self.staff.is_probing() {
+        // While probing, one place is enough, and without any there would be no probe.
+        if self.mode >= Mode::Closing || self.staff.is_probing() && self.wanted() > 0 {
             return;
         }
+        let room = if self.staff.is_probing() { 1 } else { self.size.most.saturating_sub(self.wanted()) };
         let slots = self.config.slots;
         let ahead: u32 = self.workers().map(|worker| worker.tasks.len().saturating_sub(slots)).sum();
         let coming = self.seats.iter().filter(coming).count() as u32;
         let needed = (self.queue.len() + self.alone.len() + ahead).div_ceil(slots).saturating_sub(coming);
-        for _ in 0..needed.min(self.size.most.saturating_sub(self.wanted())) {
+        for _ in 0..needed.min(room) {
             self.open_place();
         }
     }
 
     /// The worker that has been idle for longest: of idle ones the one that was used last is used first.
     fn longest_idle(&self) -> Option<u32> {
-        self.ready[0].last()
+        self.ready.list(0).last()
     }
 
     fn idle_time(&self, seat: u32) -> Duration {

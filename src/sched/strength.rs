@@ -102,7 +102,7 @@ impl Scheduler {
 
     fn worker_stats(&self, seat: &Seat, now: Time) -> Option<WorkerStats> {
         let worker = seat.worker.as_ref()?;
-        let running = self.running(worker).filter_map(|index| self.tasks.at(index));
+        let running = worker.tasks.running(&self.tasks).filter_map(|index| self.tasks.at(index));
         let since =
             |task: &Task| task.sent.as_ref().map_or(Time::ZERO, |sent| now.saturating_sub(sent.since));
         let tasks: Vec<_> =

@@ -9,7 +9,7 @@ use crate::sched::clock::Alarm;
 use crate::sched::queue::{Rung, Stop};
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Cause, Phase, Worker};
-use crate::sched::{Action, Config, End, Notice};
+use crate::sched::{Action, End, Notice};
 
 /// How long a worker that holds tasks may be silent before it is pinged. Shorter costs more frames while tasks are long;
 /// longer finds a dead one later.
@@ -73,8 +73,11 @@ impl Scheduler {
         if sent.stop.is_some() {
             return;
         }
-        sent.stop = Some(Stop { kind, rung: Rung::Asked });
-        let seat = sent.seat;
+        let (seat, stop) = (sent.seat, Stop { kind, rung: Rung::Asked });
+        let holder = self.seats[seat as usize].worker.as_mut();
+        let runs = holder.is_some_and(|worker| worker.tasks.halt(&mut self.tasks, index));
+        let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { return };
+        sent.stop = Some(stop);
         let Some(worker) = self.seats[seat as usize].worker.as_ref().filter(|worker| !worker.is_doomed())
         else {
             return self.clock.disarm(Alarm::Task(index), &mut sent.due);
@@ -85,7 +88,7 @@ impl Scheduler {
             let grace = self.config.cancel_grace;
             self.act(Action::Cancel { worker, task: id, grace });
         }
-        if self.runs(seat, index) {
+        if runs {
             // The others had better not wait for how that ends.
             self.list(seat);
             self.recall(seat, 1);
@@ -113,10 +116,9 @@ impl Scheduler {
         }
     }
 
-    /// The next rung.
+    /// The next rung. Before a worker is hurt for a task that does not stop, those beside it have their grace to finish: it
+    /// gets nothing new meanwhile, and gives back what it has not begun.
     fn climb(&mut self, index: u32) {
-        let Config { term_grace, .. } = self.config;
-        let forgetful = planted!(self, ForgetRung);
         let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { return };
         let (seat, Some(stop)) = (sent.seat, &mut sent.stop) else { return };
         let Some(worker) = &mut self.seats[seat as usize].worker else { return };
@@ -125,19 +127,50 @@ impl Scheduler {
         }
         match stop.rung {
             Rung::Asked => {
-                stop.rung = Rung::Terminated;
-                if !forgetful {
-                    self.clock.arm(Alarm::Task(index), &mut sent.due, term_grace);
-                }
-                if !std::mem::replace(&mut worker.terminated, true) {
-                    let worker = worker.id;
-                    self.tally.killed += u64::from(self.mode > Mode::Running);
-                    self.act(Action::Terminate { worker });
-                    self.list(seat);
-                }
+                stop.rung = Rung::Overdue;
+                self.clock.arm(Alarm::Task(index), &mut sent.due, self.config.cancel_grace);
+                worker.quarantined = true;
+                self.review(seat);
+                self.list(seat);
+                self.recall_all(seat);
             }
+            Rung::Overdue => self.terminate(seat),
             Rung::Terminated => self.doom(seat, Cause::Ladder),
         }
+    }
+
+    /// Looks at a worker in quarantine: nobody is left on it who is to be spared, or nobody who did not stop.
+    pub(super) fn review(&mut self, seat: u32) {
+        let Some(worker) = self.worker(seat).filter(|worker| !worker.is_doomed()) else { return };
+        let spared = worker.phase == Phase::Open && worker.tasks.has_grace(&self.tasks);
+        if !worker.tasks.is_overdue(&self.tasks) {
+            let worker = self.worker_mut(seat);
+            worker.into_iter().for_each(|worker| worker.quarantined = worker.terminated);
+        } else if worker.terminated || !spared || planted!(self, HurtNeighbours) {
+            self.terminate(seat);
+        }
+    }
+
+    /// Sends a worker SIGTERM for those of its tasks whose grace is over; SIGKILL is next.
+    fn terminate(&mut self, seat: u32) {
+        let Some(worker) = self.worker_mut(seat) else { return };
+        let (id, first) = (worker.id, !std::mem::replace(&mut worker.terminated, true));
+        let held: Vec<u32> =
+            self.worker(seat).into_iter().flat_map(|it| it.tasks.iter(&self.tasks)).collect();
+        for index in held {
+            let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { continue };
+            let Some(stop) = sent.stop.as_mut().filter(|stop| stop.rung == Rung::Overdue) else { continue };
+            stop.rung = Rung::Terminated;
+            self.clock.disarm(Alarm::Task(index), &mut sent.due);
+            if !planted!(self, ForgetRung) {
+                self.clock.arm(Alarm::Task(index), &mut sent.due, self.config.term_grace);
+            }
+        }
+        if first {
+            self.tally.killed += u64::from(self.mode > Mode::Running);
+            self.act(Action::Terminate { worker: id });
+        }
+        self.list(seat);
     }
 
     /// Takes a task off its ladder, and its timeout off the clock.

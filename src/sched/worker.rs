@@ -8,7 +8,8 @@ use crate::event::{Leave, WorkerState};
 use crate::id::WorkerId;
 use crate::sched::End;
 use crate::sched::clock::Time;
-use crate::sched::queue::{Link, Linked, List};
+use crate::sched::held::Held;
+use crate::sched::queue::{Link, Linked};
 
 /// The back-off after a seat's second failure in a row; it doubles from there. The first is free.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -88,10 +89,8 @@ pub(super) struct Worker {
     pub(super) dismissed: bool,
     /// How many tasks it was ever sent and has not given back.
     pub(super) given: u64,
-    /// What it holds, in the order of sending.
-    pub(super) tasks: List,
-    /// What all of them together were predicted to take.
-    pub(super) worth: Time,
+    /// What it holds.
+    pub(super) tasks: Held,
     /// How many recalls it has not answered.
     pub(super) recalls: u32,
     /// How many tasks it was ever sent.
@@ -101,6 +100,8 @@ pub(super) struct Worker {
     /// Whether it was pinged since.
     pub(super) pinged: bool,
     pub(super) opened: Option<Time>,
+    /// Whether a task did not stop in time: it gets nothing more to do until that is over, one way or the other.
+    pub(super) quarantined: bool,
     /// Whether it got SIGTERM: it gets nothing more to do, and goes when it has nothing left.
     pub(super) terminated: bool,
     /// How many tasks it finished.
@@ -157,13 +158,13 @@ impl Worker {
             leave: None,
             dismissed: false,
             given: 0,
-            tasks: List::default(),
-            worth: Time::ZERO,
+            tasks: Held::default(),
             recalls: 0,
             sent: 0,
             heard: now,
             pinged: false,
             opened: None,
+            quarantined: false,
             terminated: false,
             finished: 0,
             alone: false,

@@ -1,7 +1,7 @@
 //! The scheduler's tables must agree with each other. What it does is judged from outside, by the model.
 
 use super::{Checked, ensure};
-use crate::sched::clock::{Alarm, Due, Time};
+use crate::sched::clock::{Alarm, Due};
 use crate::sched::queue::{List, Sent, Stand, Task};
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Phase, Worker};
@@ -96,8 +96,9 @@ impl Scheduler {
         let seat = &self.seats[index as usize];
         let load = seat.worker.as_ref().and_then(|worker| self.level(worker));
         ensure!(seat.listed == load, "seat {index} is listed as {:?}, not {load:?}", seat.listed);
-        for (level, list) in (0..).zip(&self.ready) {
-            let listed = list.iter(&self.seats).any(|other| other == index);
+        ensure!(self.ready.is_true(), "the levels' bits");
+        for level in 0..=self.ready.top() {
+            let listed = self.ready.list(level).iter(&self.seats).any(|other| other == index);
             ensure!(listed == (load == Some(level)), "seat {index} in level {level}");
         }
         let Some(worker) = &seat.worker else { return Ok(()) };
@@ -105,27 +106,25 @@ impl Scheduler {
         let most = self.config.slots + self.config.ahead;
         ensure!(worker.tasks.len() <= most, "{:?} holds too much", worker.id);
         let held = || worker.tasks.iter(&self.tasks).filter_map(|task| self.tasks.at(task)?.sent.as_ref());
-        ensure!(held().map(|sent| sent.worth).sum::<Time>() == worker.worth, "the worth of {:?}", worker.id);
         let stands = || worker.tasks.iter(&self.tasks).filter_map(|task| Some(self.tasks.at(task)?.stand));
         let alone = stands().any(|stand| stand == Stand::Alone);
         ensure!(alone == worker.alone && (!alone || worker.tasks.len() == 1), "{:?} is shared", worker.id);
+        let in_place = worker.tasks.check(&self.tasks, self.config.slots);
+        ensure!(in_place, "what {:?} holds is in the wrong place", worker.id);
+        let overdue = worker.tasks.is_overdue(&self.tasks);
+        let quarantined = worker.is_doomed() || worker.quarantined == (overdue || worker.terminated);
+        ensure!(quarantined, "the quarantine of {:?}", worker.id);
         let asked = held().any(|sent| sent.recalled);
         ensure!(worker.recalls > 0 || !asked, "{:?} was asked for something, yet not", worker.id);
         ensure!(seat.due.is_some() == (worker.phase != Phase::Open), "{:?} has no limit", worker.id);
-        let mut last = 0;
         for task in worker.tasks.iter(&self.tasks) {
             let sent = self.tasks.at(task).and_then(|task| task.sent.as_ref());
             let Some(Sent { seat, sequence, stop, due, .. }) = sent else {
                 return Err(format!("{:?} holds {task}, which was not sent", worker.id));
             };
-            ensure!(
-                *seat == index && *sequence > last && *sequence <= worker.sent,
-                "task {task} on {:?}",
-                worker.id
-            );
+            ensure!(*seat == index && *sequence <= worker.sent, "task {task} on {:?}", worker.id);
             let climbs = stop.is_none() || due.is_some();
             ensure!(climbs || worker.is_doomed(), "task {task} has fallen off its ladder");
-            last = *sequence;
             if let Some(flow) = self.tasks.at(task).and_then(|task| task.flow.as_ref()) {
                 ensure!(flow.credit <= flow.window.into(), "task {task} has credit beyond its window");
                 ensure!(flow.came || flow.window == FIRST, "task {task} has earned credit by nothing");

@@ -12,6 +12,9 @@ use crate::sched::{Answer, Input};
 
 const MOMENT: Duration = Duration::from_micros(1);
 
+/// How soon to see again whether a worker is still blocked.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// What a worker does.
 #[derive(Clone)]
 pub(super) enum Deed {
@@ -24,6 +27,8 @@ pub(super) enum Deed {
     /// Sends items of a stream.
     Emit(u64),
     Fail(u64, Fault),
+    /// The task that blocks its worker goes on.
+    Unblock,
     Die,
     /// It could not even be launched.
     Refuse,
@@ -74,10 +79,19 @@ pub(super) struct Fake {
     /// How much memory it has.
     bytes: u64,
     pub(super) silent: bool,
+    /// Whether a task blocks it.
+    pub(super) blocked: bool,
     pub(super) ignores_cancel: bool,
     pub(super) ignores_term: bool,
     pub(super) ignores_drain: bool,
     pub(super) immortal: bool,
+}
+
+impl Fake {
+    /// Whether this task has begun and gets no further.
+    fn is_stuck(&self, sequence: u64) -> bool {
+        self.blocked && self.held.iter().any(|held| held.begun && held.sequence == sequence)
+    }
 }
 
 impl World {
@@ -153,7 +167,7 @@ impl World {
 
     /// Begins what there is a slot for.
     fn proceed(&mut self, worker: WorkerId) {
-        let Some(fake) = self.fakes.get_mut(&worker) else { return };
+        let Some(fake) = self.fakes.get_mut(&worker).filter(|fake| !fake.blocked) else { return };
         let mut begun = Vec::new();
         let mut free = fake.slots.saturating_sub(fake.held.iter().filter(|held| held.begun).count());
         for held in fake.held.iter_mut().filter(|held| !held.begun) {
@@ -206,6 +220,13 @@ impl World {
                 self.fakes.remove(&worker);
                 return self.feed(Input::Scarce { worker });
             }
+            Deed::Unblock => {
+                fake.blocked = false;
+                self.proceed(worker);
+            }
+            Deed::Answer(sequence, _) | Deed::Fail(sequence, _) if fake.is_stuck(sequence) => {
+                self.after(AGAIN, worker, deed);
+            }
             Deed::Say(_) | Deed::Answer(..) | Deed::Return(_) if fake.silent => {}
             Deed::Return(asked) => {
                 let unbegun = |task: &TaskId| fake.held.iter().any(|held| held.task == *task && !held.begun);
@@ -254,9 +275,16 @@ impl World {
         let held = fake.held.iter().find(|held| held.sequence == sequence);
         let Some(&Held { task, attempt, wait: used, .. }) = held else { return Ok(()) };
         let done = Input::Done { worker, task, attempt, answer: Answer::Finished, used };
-        self.accuse(worker, !matches!(fault, Fault::Die | Fault::Quit));
+        self.accuse(worker, !matches!(fault, Fault::Die | Fault::Quit | Fault::Block));
         match fault {
             Fault::Die => self.die(worker),
+            Fault::Block => {
+                if let Some(fake) = self.fakes.get_mut(&worker) {
+                    fake.blocked = true;
+                }
+                self.soon(8000, worker, Deed::Unblock);
+                self.perform(worker, Deed::Answer(sequence, Answer::Finished))
+            }
             Fault::Hang => {
                 if self.rng.percent(50) {
                     self.fall_silent(worker);

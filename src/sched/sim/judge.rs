@@ -71,6 +71,7 @@ impl Model {
             Action::Terminate { worker } => {
                 let grace = self.config.cancel_grace;
                 ensure!(self.is_stopping(worker, grace), "{worker:?} is terminated early");
+                self.are_neighbours_spared(worker)?;
                 let known = self.workers.get_mut(&worker).ok_or("a stranger is terminated")?;
                 ensure!(!std::mem::replace(&mut known.terminated, true), "{worker:?} is terminated twice");
                 self.news.tally.killed += u64::from(self.closing.is_some());
@@ -104,7 +105,7 @@ impl Model {
         closing.is_some_and(|it| it.limit.is_some_and(|limit| self.age(it.since) > limit + SLACK))
     }
 
-    fn holds_stopping(&self, worker: WorkerId, grace: Duration) -> bool {
+    pub(super) fn holds_stopping(&self, worker: WorkerId, grace: Duration) -> bool {
         self.tasks.values().any(|record| match &record.state {
             State::On(held) if held.worker == worker => {
                 let over = held.over(self.now).is_some_and(|over| over >= grace);
@@ -175,8 +176,9 @@ impl Model {
         }
         let since = self.since();
         let slots = self.config.slots as usize;
-        let able = |known: &&Known| self.can_take(known);
-        let least = self.workers.values().filter(able).map(|known| known.held.len()).min();
+        let sure = self.workers.iter().filter(|(id, known)| self.can_take(known) && !self.may_be_shut(**id));
+        let least = sure.map(|(_, known)| known.held.len()).min();
+        ensure!(!self.must_be_shut(worker), "{worker:?} is sent {task:?}, another task on it does not stop");
         let risky = self.runs_stopping(worker);
         let known = self.workers.get_mut(&worker).ok_or("a stranger gets a task")?;
         ensure!(known.takes_tasks(), "{worker:?} gets {task:?}");
@@ -186,7 +188,7 @@ impl Model {
         ensure!(!alone || known.sent == 0, "{task:?} is to run alone, and {worker:?} was used");
         known.alone = alone;
         ensure!(
-            alone || Some(load) == least || least >= Some(slots),
+            alone || least.is_none_or(|least| load <= least || least >= slots),
             "{worker:?} gets {task:?}, another has more room"
         );
         ensure!(load < slots || !risky, "{worker:?} is sent {task:?} behind one that is to stop");
@@ -225,22 +227,26 @@ impl Model {
         })
     }
 
-    /// Whether somebody has nothing to do and nobody waits.
-    fn is_idle(&self) -> bool {
+    /// Whether somebody has nothing to do and nobody waits; `sure`: for certain.
+    fn is_idle(&self, sure: bool) -> bool {
         let slots = self.config.slots as usize;
-        self.waiting.is_empty() && self.workers.values().any(|it| self.can_take(it) && it.held.len() < slots)
+        let mut idle = self.workers.iter().filter(|(_, it)| self.can_take(it) && it.held.len() < slots);
+        self.waiting.is_empty() && idle.any(|(worker, _)| !sure || !self.may_be_shut(*worker))
     }
 
     fn recall(&mut self, worker: WorkerId, tasks: &[TaskId]) -> Checked {
         let now = self.now;
         let shut = self.closing.as_ref().is_some_and(|closing| closing.shut);
-        let reason = shut || self.is_idle() || self.runs_stopping(worker) || self.goes_before(tasks);
+        let over = self.may_be_shut(worker);
+        let reason =
+            shut || over || self.is_idle(false) || self.runs_stopping(worker) || self.goes_before(tasks);
         let known = self.workers.get_mut(&worker).ok_or("a stranger is asked to give back")?;
         ensure!(reason || known.retired.is_some(), "{worker:?} is asked to give back, for nothing");
         ensure!(known.is_reachable() && !tasks.is_empty(), "{worker:?} is asked to give back {tasks:?}");
         known.recalls += 1;
         let running = &known.held[..known.held.len().min(self.config.slots as usize)];
-        ensure!(!tasks.iter().any(|task| running.contains(task)), "{worker:?} is asked for what it runs");
+        let runs = tasks.iter().any(|task| running.contains(task));
+        ensure!(!runs || over, "{worker:?} is asked for what it runs");
         for task in tasks {
             let Some(Record { state: State::On(held), .. }) = self.tasks.get_mut(task) else {
                 return Err(format!("{worker:?} is asked for {task:?}, which it does not hold"));
@@ -255,7 +261,7 @@ impl Model {
 
     /// Notes who has something waiting while somebody has nothing to do.
     fn compare_loads(&mut self) -> Checked {
-        let (idle, since, slots) = (self.is_idle(), self.since(), self.config.slots as usize);
+        let (idle, since, slots) = (self.is_idle(true), self.since(), self.config.slots as usize);
         let stopping = |task: &TaskId| matches!(self.tasks.get(task), Some(Record { state: State::On(held), .. }) if held.stop.is_some());
         let mut unfair = Vec::new();
         for (worker, known) in &self.workers {
@@ -361,7 +367,7 @@ impl Model {
         self.flows()?;
         self.end_turns();
         self.tasks.values_mut().for_each(|record| record.doubts.clear());
-        let ladder = self.config.cancel_grace + self.config.term_grace + SECOND + SLACK;
+        let ladder = 2 * self.config.cancel_grace + self.config.term_grace + SECOND + SLACK;
         for (task, record) in &self.tasks {
             match &record.state {
                 State::Must(kinds) => return Err(format!("{task:?} is not resolved: {kinds:?}")),
@@ -381,7 +387,8 @@ impl Model {
             // One is always sent ahead, however long those that run are expected to take.
             let one_ahead =
                 known.held.len() == slots && self.config.ahead > 0 && !self.runs_stopping(*worker);
-            let room = self.can_take(known) && (known.held.len() < slots || one_ahead);
+            let takes = self.can_take(known) && !self.may_be_shut(*worker);
+            let room = takes && (known.held.len() < slots || one_ahead);
             ensure!(!room || self.waiting.is_empty(), "tasks wait, {worker:?} has room");
             let stopping = self.is_stopping(*worker, Duration::ZERO);
             let silent = known.is_reachable() && !known.held.is_empty() && !stopping;

@@ -6,7 +6,8 @@
 //!  rng   ── one seed, one sequence           judge ── what he demands of every action, and after every call
 //!  world ── time, users, the driver          order ── whose turn it is
 //!  fakes ── workers, good and bad            time  ── when a task's time is over
-//!  flow  ── streams, on both sides           line  ── how full the queue is, and who waits before it
+//!  flow  ── streams, on both sides           grace ── who is to be spared when a worker has to go
+//!                                            line  ── how full the queue is, and who waits before it
 //!                                            notices ── what those who listen must be told
 //!                                            again ── who is tried again, and where
 //!                                            seats ── what became of those who have gone
@@ -25,6 +26,7 @@ mod again;
 mod check;
 mod fakes;
 mod flow;
+mod grace;
 mod hands;
 mod judge;
 mod line;
@@ -93,6 +95,10 @@ pub(in crate::sched) enum Bug {
     TimeAhead,
     /// One caller's turn does not end.
     StarveLane,
+    /// A worker goes for one task that does not stop, whoever else is on it.
+    HurtNeighbours,
+    /// A worker with a task that does not stop gets others.
+    FeedQuarantined,
     /// The queue has a place for everybody.
     OverFill,
     /// Who comes takes the place that others wait for.
@@ -149,7 +155,7 @@ pub(in crate::sched) enum Bug {
     LendTwice,
 }
 
-const BUGS: [(&str, Bug); 40] = [
+const BUGS: [(&str, Bug); 42] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -166,6 +172,8 @@ const BUGS: [(&str, Bug); 40] = [
     ("ignore-deadline", Bug::IgnoreDeadline),
     ("time-ahead", Bug::TimeAhead),
     ("starve-lane", Bug::StarveLane),
+    ("hurt-neighbours", Bug::HurtNeighbours),
+    ("feed-quarantined", Bug::FeedQuarantined),
     ("over-fill", Bug::OverFill),
     ("jump-line", Bug::JumpLine),
     ("forget-line", Bug::ForgetLine),

@@ -10,6 +10,8 @@ use crate::sched::{Config, Input};
 pub(super) enum Fault {
     /// The task dies with its worker, begun or not.
     Die,
+    /// Blocks its worker for a while: nobody there gets on meanwhile, but what is said to the worker is heard.
+    Block,
     /// Never answers; whether it heeds `Cancel` and pings is another matter.
     Hang,
     /// Answers twice.
@@ -38,8 +40,9 @@ pub(super) enum Fault {
     Late,
 }
 
-pub(super) const FAULTS: [Fault; 14] = [
+pub(super) const FAULTS: [Fault; 15] = [
     Fault::Die,
+    Fault::Block,
     Fault::Hang,
     Fault::Twice,
     Fault::Stranger,
@@ -110,7 +113,7 @@ impl Plan {
             most_tasks: rng.pick(&[u64::MAX, u64::MAX, u64::MAX, 1, 3, 20]),
             most_age: rng.pick(&[None, None, None, Some(300), Some(3000)]).map(Duration::from_millis),
             most_memory: rng.pick(&[u64::MAX, u64::MAX, 20]),
-            slots: rng.pick(&[1, 1, 2, 3, 5]),
+            slots: rng.pick(&[1, 1, 2, 3, 5, 40]),
             ahead: rng.pick(&[0, 1, 1, 3, 1024]),
             queue_limit: rng.pick(&[1, 5, 20, u32::MAX, u32::MAX, u32::MAX]),
             queue_bytes: rng.pick(&[100, 100 << 10, 1 << 30, 1 << 30, 1 << 30]),

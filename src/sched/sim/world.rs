@@ -343,6 +343,7 @@ impl World {
     fn settle_down(&mut self) {
         self.calm = true;
         for worker in self.fakes.keys().copied().collect::<Vec<_>>() {
+            self.soon(500, worker, Deed::Unblock);
             for Held { sequence, .. } in self.fakes[&worker].held.clone() {
                 self.soon(500, worker, Deed::Answer(sequence, Answer::Finished));
             }

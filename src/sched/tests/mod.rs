@@ -3,6 +3,7 @@
 mod ahead;
 mod flow;
 mod places;
+mod quarantine;
 mod retry;
 mod share;
 mod size;

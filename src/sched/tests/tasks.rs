@@ -120,48 +120,6 @@ fn an_answer_that_races_a_cancel_is_delivered_and_a_cancelled_one_says_whether_i
 }
 
 #[test]
-fn neighbours_of_a_task_that_does_not_stop_are_collateral_or_go_back() {
-    let mut pool = Pool::open(1, 3);
-    let one = worker(1, 0);
-    pool.submit([1, 2, 3]);
-    pool.put(Input::Cancel { task: task(1) });
-    pool.pass(1500 * MS);
-    pool.submit([4]);
-    pool.wanted.clear();
-    pool.lost(one, 2);
-    pool.wants(&[
-        failed(1, Cancelled, Some(one), 1, true),
-        failed(2, Collateral, Some(one), 1, true),
-        Action::Launch { worker: worker(2, 0) },
-    ]);
-    pool.opens(worker(2, 0));
-    pool.wants(&[run(3, worker(2, 0), 1), run(4, worker(2, 0), 1)]);
-}
-
-#[test]
-fn a_worker_that_survives_sigterm_is_drained_when_it_is_idle() {
-    let mut pool = Pool::open(1, 2);
-    let one = worker(1, 0);
-    pool.submit([1, 2]);
-    pool.put(Input::Cancel { task: task(1) });
-    pool.pass(1000 * MS);
-    pool.wanted.clear();
-    pool.put(Input::Done {
-        worker: one,
-        task: task(1),
-        attempt: 1,
-        answer: Answer::Cancelled { began: true },
-        used: Duration::ZERO,
-    });
-    pool.wants(&[failed(1, Cancelled, Some(one), 1, true)]);
-    pool.done(2, one, 1);
-    pool.wants(&[answered(2), Action::Drain { worker: one }]);
-    pool.put(Input::Bye { worker: one });
-    pool.lost(one, 2);
-    pool.wants(&[Action::Launch { worker: worker(2, 0) }]);
-}
-
-#[test]
 fn a_silent_worker_is_pinged_and_then_dead() {
     let mut pool = Pool::open(1, 1);
     let one = worker(1, 0);

@@ -231,6 +231,49 @@ fn the_death_of_a_worker_costs_all_that_it_had_begun_and_nothing_else() {
 }
 
 #[test]
+fn those_beside_a_task_that_does_not_stop_are_collateral_and_what_had_not_begun_runs_elsewhere() {
+    on_a_runtime(|| async {
+        let folder = Folder::new();
+        let (waiting, spinning) = (folder.file("waiting"), folder.file("spinning"));
+        let pool = quick(1).slots(3).build().await.unwrap();
+        let before = pool.run(Pid).await.unwrap();
+        let neighbour = pool.run(Wait { note: waiting.clone(), polite: true });
+        until(|| notes(&waiting) == ["begun"]).await;
+        let spins = pool.run(Spin { note: spinning.clone(), polite: false });
+        until(|| notes(&spinning) == ["begun"]).await;
+        // There is a slot for this one, and nobody who would begin it.
+        let third = pool.run(Pid);
+        let start = Instant::now();
+        assert!(spins.cancel().await.unwrap_err().is_cancelled());
+        // Its own grace, and that of its neighbours. Both SIGTERM and what follows it are quick.
+        assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
+        let error = neighbour.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Collateral);
+        assert!(error.may_have_run(), "{error}");
+        assert_ne!(third.await.unwrap(), before);
+        assert_eq!(notes(&waiting), ["begun"]);
+    });
+}
+
+#[test]
+fn a_task_that_stops_within_the_grace_of_its_neighbours_costs_nobody_anything() {
+    on_a_runtime(|| async {
+        let folder = Folder::new();
+        let blocked = folder.file("blocked");
+        let pool = one(3).cancel_grace(Duration::from_secs(2)).build().await.unwrap();
+        let neighbour = pool.run(Meet(2));
+        let blocks = pool.run(Append { path: blocked.clone(), line: 1, then_ms: 3000 });
+        until(|| notes(&blocked) == ["1"]).await;
+        // Its grace is over when it stops, and that of its neighbour is not.
+        let start = Instant::now();
+        assert_eq!(blocks.cancel().await.unwrap(), 1);
+        assert!(start.elapsed() > Duration::from_secs(2), "{:?}", start.elapsed());
+        let pid = pool.run(Meet(2)).await.unwrap();
+        assert_eq!(neighbour.await.unwrap(), pid);
+    });
+}
+
+#[test]
 fn what_a_task_has_spawned_lives_on_in_its_worker() {
     on_a_runtime(|| async {
         for slots in [1, 10] {

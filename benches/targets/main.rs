@@ -19,7 +19,9 @@
 //! | W7 | 1 000 Pareto sleeps over 2 and 8 workers, makespan | the bound max(sum / workers, longest) |
 //! | W9 | one task that emits 1 M small items, items/s | windowed echo of frames over one socket pair |
 //! | W9m | 1 GB of items from a fast producer to a slow consumer: how much this process grows | none |
+//! | S | 100 000 short async tasks, 1 000 at once on one worker, tasks/s | the same in a `JoinSet` of one thread |
 
+mod slots;
 mod table;
 mod w3;
 mod yardstick;
@@ -116,6 +118,7 @@ fn main() {
         .task::<w3::Bulk>()
         .task::<w3::Plain>()
         .task::<Nap>()
+        .task::<slots::Brief>()
         .stream::<Count>()
         .stream::<Pour>()
         .task::<Nest>()
@@ -146,6 +149,9 @@ fn main() {
     }
     if table.wants("W9") {
         runtime.block_on(w9(&mut table));
+    }
+    if table.wants("S") {
+        runtime.block_on(slots::measure(&mut table));
     }
     table.finish();
 }

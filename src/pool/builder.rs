@@ -67,6 +67,10 @@ impl PoolBuilder {
     /// * A task that blocks or computes without awaiting keeps its neighbours waiting, as it does in tokio. Cancellation,
     ///   timeouts and the end of the pool are still heard meanwhile, but a neighbour can only be stopped, and can only
     ///   clean up, once it can be polled. Use `spawn_blocking`, or another pool with one slot.
+    /// * A cancelled task that does not stop within its [grace](Self::cancel_grace) puts its worker in quarantine: it gets
+    ///   nothing new, and what it had not begun runs elsewhere. The tasks beside it have as long again to finish before
+    ///   the worker gets SIGTERM; what is lost with it then resolves as [`Collateral`](ErrorKind::Collateral). If the task
+    ///   stops after all, the worker goes on as before.
     /// * A panic fails its own task only. The death of a worker is an error for every task that it had begun; those that it
     ///   had not begun run elsewhere.
     /// * What a task has given to `tokio::spawn` lives on in the worker after the task has been answered, with any number

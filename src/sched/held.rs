@@ -52,7 +52,7 @@ impl Held {
     }
 
     pub(super) fn first(&self) -> Option<u32> {
-        self.running.first().or(self.stopping.first()).or(self.ahead.first())
+        [self.running, self.stopping, self.ahead].iter().find_map(List::first)
     }
 
     /// Those that run on, those that are to stop, what was sent ahead: each in the order of sending.

@@ -9,7 +9,8 @@
 //!   cancel,  │ └──── lost ──────┤         ├─ lost ─ retry ─▶ tried again, Crashed, or what the worker was killed for
 //!   deadline ▼             stop ▼         ▼ stop: cancel, timeout, deadline
 //!         resolved            Stopping ── done ──▶ Cancelled, TimedOut, or the answer if that was faster
-//!                               └── climb: Cancel, grace, SIGTERM to the group, grace, SIGKILL ──▶ its lost path
+//!                               └── climb: Cancel, grace, (quarantine, grace,) SIGTERM to the group, grace, SIGKILL ──▶ its
+//!                                   lost path. Quarantine is for the sake of others that run there, and ends with them.
 //!
 //!  worker  Starting ─ greeted ─▶ Ready ─ opened ─▶ Open ─ dismiss ─▶ Leaving ─ parted ─▶ Parted ─ lost ─▶ gone
 //!              │                   │                ├─ hung_up ─▶ HungUp, 250 ms             │
@@ -51,7 +52,8 @@
 //!    does not count. One that may have begun is sent again only after the death of its worker, if it was not to stop, and
 //!    as often as its caller allowed. `may_have_run: false` is a promise.
 //! 3. A worker holds at most `slots` tasks; the emptiest open worker is served first; no task waits beside room.
-//! 4. Nothing is sent to a worker that has not opened, was told to go, got SIGTERM or SIGKILL, said `Bye` or hung up.
+//! 4. Nothing is sent to a worker that has not opened, was told to go, has a task that did not stop within its grace, got
+//!    SIGTERM or SIGKILL, said `Bye` or hung up. Who runs beside such a task has a grace to finish before the SIGTERM.
 //! 5. Of what waits the highest priority is sent first; within it callers take turns, and a caller's tasks are sent in
 //!    the order in which they came into the queue. No task is sent after its deadline.
 //! 6. A loss or a violation touches only that worker's tasks, and only a worker with a reason is killed. Time in which

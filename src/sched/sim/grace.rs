@@ -14,7 +14,7 @@ impl Model {
     pub(super) fn must_be_shut(&self, worker: WorkerId) -> bool {
         let grace = self.config.cancel_grace;
         let stuck = |held: &Held| held.stop.is_some_and(|(_, since)| self.age(since) > grace);
-        self.held_by(worker).any(|held| stuck(held))
+        self.held_by(worker).any(stuck)
     }
 
     /// Judges SIGTERM: whoever runs there and was not told to stop, or has only just been, has the grace as well.
@@ -25,8 +25,7 @@ impl Model {
             Some((_, since)) => self.now - since.at < grace,
             None => held.over(self.now).is_none(),
         };
-        let neighbours =
-            can_finish && self.held_by(worker).take(self.config.slots as usize).any(|held| neighbour(held));
+        let neighbours = can_finish && self.held_by(worker).take(self.config.slots as usize).any(neighbour);
         ensure!(
             !neighbours || self.holds_stopping(worker, 2 * grace),
             "{worker:?} is terminated, and others run on it"

@@ -275,22 +275,17 @@ impl World {
         let held = fake.held.iter().find(|held| held.sequence == sequence);
         let Some(&Held { task, attempt, wait: used, .. }) = held else { return Ok(()) };
         let done = Input::Done { worker, task, attempt, answer: Answer::Finished, used };
-        self.accuse(worker, !matches!(fault, Fault::Die | Fault::Quit | Fault::Block));
+        self.accuse(worker, !matches!(fault, Fault::Die | Fault::Quit));
         match fault {
             Fault::Die => self.die(worker),
-            Fault::Block => {
-                if let Some(fake) = self.fakes.get_mut(&worker) {
-                    fake.blocked = true;
-                }
-                self.soon(8000, worker, Deed::Unblock);
-                self.perform(worker, Deed::Answer(sequence, Answer::Finished))
-            }
-            Fault::Hang => {
-                if self.rng.percent(50) {
+            Fault::Hang => match self.rng.within(0..4) {
+                0 | 1 => {
                     self.fall_silent(worker);
+                    Ok(())
                 }
-                Ok(())
-            }
+                2 => self.block(worker, sequence),
+                _ => Ok(()),
+            },
             Fault::Twice => {
                 self.feed(done.clone())?;
                 self.feed(done)
@@ -351,6 +346,15 @@ impl World {
             true => TaskId::new(self.rng.next() as u32, self.rng.next() as u32),
             false => self.rng.pick(&others),
         }
+    }
+
+    /// A task holds up everybody on its worker; what is said to the worker is heard.
+    fn block(&mut self, worker: WorkerId, sequence: u64) -> Checked {
+        if let Some(fake) = self.fakes.get_mut(&worker) {
+            fake.blocked = true;
+        }
+        self.soon(8000, worker, Deed::Unblock);
+        self.perform(worker, Deed::Answer(sequence, Answer::Finished))
     }
 
     fn fall_silent(&mut self, worker: WorkerId) {

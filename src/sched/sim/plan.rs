@@ -10,9 +10,7 @@ use crate::sched::{Config, Input};
 pub(super) enum Fault {
     /// The task dies with its worker, begun or not.
     Die,
-    /// Blocks its worker for a while: nobody there gets on meanwhile, but what is said to the worker is heard.
-    Block,
-    /// Never answers; whether it heeds `Cancel` and pings is another matter.
+    /// Blocks its worker for a while, where nobody gets on then, or never answers; whether it heeds `Cancel` and pings is another matter.
     Hang,
     /// Answers twice.
     Twice,
@@ -40,9 +38,8 @@ pub(super) enum Fault {
     Late,
 }
 
-pub(super) const FAULTS: [Fault; 15] = [
+pub(super) const FAULTS: [Fault; 14] = [
     Fault::Die,
-    Fault::Block,
     Fault::Hang,
     Fault::Twice,
     Fault::Stranger,

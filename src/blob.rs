@@ -109,6 +109,14 @@ impl Blob {
 
     /// A part of it that shares its memory.
     ///
+    /// ```
+    /// use procpool::Blob;
+    ///
+    /// let whole = Blob::from(&b"head and body"[..]);
+    /// assert_eq!(&whole.slice(9..)[..], b"body");
+    /// assert_eq!(whole.into_bytes().len(), 13);
+    /// ```
+    ///
     /// # Panics
     ///
     /// When the range does not lie within it, as slices do.

@@ -19,6 +19,33 @@ use crate::state::States;
 /// A running task's view of the worker that it runs on.
 ///
 /// Cheap to clone. A clone that outlives its task reads as cancelled.
+///
+/// ```
+/// use procpool::{Context, Task};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Collatz(u64);
+///
+/// impl Task for Collatz {
+///     const NAME: &'static str = "collatz";
+///     type Output = Option<u64>;
+///
+///     async fn run(self, cx: Context) -> Option<u64> {
+///         println!("{} on {}, attempt {}, {} deep", cx.task_id(), cx.worker_id(), cx.attempt(), cx.depth());
+///         let (mut n, mut steps) = (self.0, 0);
+///         while n != 1 {
+///             // Mostly free: asked in an inner loop, it makes the task one that can be cancelled politely.
+///             if cx.is_cancelled() {
+///                 return None;
+///             }
+///             n = if n % 2 == 0 { n / 2 } else { 3 * n + 1 };
+///             steps += 1;
+///         }
+///         Some(steps)
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Context {
     slot: Arc<Slot>,
@@ -53,6 +80,21 @@ impl Context {
 
     /// Resolves when this task is to stop.
     ///
+    /// ```
+    /// # use procpool::Context;
+    /// # async fn answer() -> u64 { 42 }
+    /// # async fn clean_up() {}
+    /// async fn run(cx: Context) -> Option<u64> {
+    ///     tokio::select! {
+    ///         answer = answer() => Some(answer),
+    ///         () = cx.cancelled() => {
+    ///             clean_up().await;
+    ///             None
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// Can be dropped and asked for again at any time.
@@ -61,6 +103,14 @@ impl Context {
     }
 
     /// A token that is cancelled when this task is to stop, to hand to whatever the task waits for.
+    ///
+    /// ```
+    /// # use procpool::Context;
+    /// # async fn fetch() -> u64 { 42 }
+    /// async fn run(cx: Context) -> Option<u64> {
+    ///     cx.token().run_until_cancelled(fetch()).await
+    /// }
+    /// ```
     pub fn token(&self) -> CancellationToken {
         self.slot.ask(self.about.turn);
         self.leash()
@@ -72,6 +122,17 @@ impl Context {
     }
 
     /// When the task has to be done, if its caller set a deadline.
+    ///
+    /// ```
+    /// # use procpool::Context;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// /// How long a search may go on, with some time left to answer.
+    /// fn budget(cx: &Context) -> Option<Duration> {
+    ///     let left = cx.deadline()?.saturating_duration_since(Instant::now());
+    ///     Some(left.saturating_sub(Duration::from_millis(10)))
+    /// }
+    /// ```
     pub fn deadline(&self) -> Option<Instant> {
         self.about.deadline
     }
@@ -113,6 +174,14 @@ impl Context {
     }
 
     /// The state of this type, if the worker declares one.
+    ///
+    /// ```
+    /// # use procpool::Context;
+    /// # struct Model { bias: f32 }
+    /// fn bias(cx: &Context) -> f32 {
+    ///     cx.try_state::<Model>().map_or(0.0, |model| model.bias)
+    /// }
+    /// ```
     pub fn try_state<S: Send + Sync + 'static>(&self) -> Option<&S> {
         self.states.get()
     }

@@ -147,6 +147,27 @@ impl<I: Serialize> Emitter<I> {
     ///
     /// Called on the worker's main thread, where `run` is, it blocks everything else there.
     ///
+    /// ```
+    /// # use procpool::{Context, Emitter, StreamTask};
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Primes;
+    ///
+    /// impl StreamTask for Primes {
+    ///     const NAME: &'static str = "primes";
+    ///     type Item = u64;
+    ///
+    ///     async fn run(self, _cx: Context, out: Emitter<u64>) {
+    ///         for n in 2_u64.. {
+    ///             // A computation, which has nothing to await; it ends when nobody reads on.
+    ///             if (2..n).all(|d| n % d != 0) && out.blocking_send(n).is_err() {
+    ///                 return;
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`send`](Self::send).

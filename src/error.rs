@@ -14,10 +14,43 @@ use crate::id::{TaskId, WorkerId};
 ///
 /// Cheap to clone, one pointer wide, and `Send + Sync + 'static`. [`Display`](fmt::Display) is one line;
 /// [`Debug`](fmt::Debug) shows everything that is known, the last lines of the worker's standard error included.
+///
+/// ```no_run
+/// # use procpool::{Context, Pool, Task, Error};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Square(u64);
+/// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+/// # async fn example(pool: Pool) -> Result<(), Error> {
+/// match pool.run(Square(12)).await {
+///     Ok(square) => println!("{square}"),
+///     Err(error) if error.is_timed_out() => println!("too late"),
+///     Err(error) if error.is_crashed() && !error.may_have_run() => println!("run it again: it never began"),
+///     Err(error) => {
+///         // One line for people: the task, what happened, the worker, what to do.
+///         eprintln!("{error}");
+///         // And what programs ask for.
+///         println!("{:?} of {:?} after {} attempts", error.kind(), error.task_name(), error.attempts());
+///         if let Some(exit) = error.exit() {
+///             println!("worker {:?}: code {:?}, signal {:?}", error.worker_pid(), exit.code(), exit.signal());
+///             println!("its last words: {}", error.stderr());
+///         }
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Report>);
 
 /// What an [`Error`] is about. Match on it, or use the `is_*` methods.
+///
+/// ```
+/// use procpool::{Error, ErrorKind};
+///
+/// /// Whether the same call may work later.
+/// fn is_worth_another_try(error: &Error) -> bool {
+///     matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Launch | ErrorKind::Crashed | ErrorKind::Collateral)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -52,6 +85,14 @@ pub enum ErrorKind {
 }
 
 /// How a worker ended.
+///
+/// ```
+/// use procpool::{Error, Exit};
+///
+/// fn ran_out_of_time(error: &Error) -> bool {
+///     matches!(error.exit(), Some(Exit::Signal { .. })) && error.exit().and_then(|exit| exit.signal()).as_deref() == Some("SIGXCPU")
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Exit {

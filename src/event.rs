@@ -8,6 +8,20 @@ use crate::error::Error;
 use crate::id::{TaskId, WorkerId};
 
 /// A snapshot of a pool, from [`Pool::stats`](crate::Pool::stats).
+///
+/// ```no_run
+/// # fn example(pool: procpool::Pool) {
+/// let stats = pool.stats();
+/// println!("{} wait ({} bytes), {} under way", stats.queued, stats.queued_bytes, stats.in_flight);
+/// println!("{} of {} places, {} processes", stats.places.used, stats.places.limit, stats.processes.used);
+/// for worker in &stats.workers {
+///     println!("{} {:?} {:?}: {} done, {:?} bytes", worker.id, worker.pid, worker.state, worker.finished, worker.memory);
+///     for task in &worker.tasks {
+///         println!("    {} {} for {:?}", task.id, task.name, task.since);
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -40,6 +54,13 @@ pub struct Stats {
 }
 
 /// How much there may be of something, and how much there is.
+///
+/// ```no_run
+/// # fn example(pool: procpool::Pool) {
+/// let places = pool.stats().places;
+/// println!("{} of {} places are free", places.limit.saturating_sub(places.used), places.limit);
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Budget {
@@ -50,6 +71,13 @@ pub struct Budget {
 }
 
 /// A snapshot of one worker.
+///
+/// ```no_run
+/// # fn example(pool: procpool::Pool) {
+/// let largest = pool.stats().workers.into_iter().max_by_key(|worker| worker.memory);
+/// # drop(largest);
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerStats {
@@ -75,6 +103,16 @@ pub struct WorkerStats {
 }
 
 /// A snapshot of one task that a worker runs.
+///
+/// ```no_run
+/// # fn example(pool: procpool::Pool) {
+/// let stats = pool.stats();
+/// let oldest = stats.workers.iter().flat_map(|worker| &worker.tasks).max_by_key(|task| task.since);
+/// if let Some(task) = oldest {
+///     println!("{} ({}) has run for {:?}", task.id, task.name, task.since);
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskStats {
@@ -87,6 +125,15 @@ pub struct TaskStats {
 }
 
 /// What a worker is doing.
+///
+/// ```no_run
+/// # fn example(pool: procpool::Pool) {
+/// use procpool::WorkerState;
+///
+/// let open = pool.stats().workers.iter().filter(|worker| worker.state == WorkerState::Open).count();
+/// # drop(open);
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkerState {
@@ -101,6 +148,23 @@ pub enum WorkerState {
 }
 
 /// What happens to a pool and its workers, from [`Pool::events`](crate::Pool::events).
+///
+/// ```no_run
+/// # async fn example(pool: procpool::Pool) {
+/// use futures::StreamExt;
+/// use procpool::Event;
+///
+/// let mut events = pool.events();
+/// while let Some(event) = events.next().await {
+///     match event {
+///         Event::Lost { worker, error, tasks, .. } => eprintln!("{worker} and {} tasks: {error}", tasks.len()),
+///         Event::Degraded { .. } | Event::Failed { .. } => eprintln!("short of workers"),
+///         Event::Lagged(missed) => eprintln!("{missed} events were missed"),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -178,6 +242,20 @@ pub enum Event {
 }
 
 /// Why a worker was told to go.
+///
+/// ```no_run
+/// # async fn example(pool: procpool::Pool) {
+/// use futures::StreamExt;
+/// use procpool::{Event, Leave};
+///
+/// let mut events = pool.events();
+/// while let Some(event) = events.next().await {
+///     if let Event::Leaving { worker, reason: Leave::Memory, .. } = event {
+///         eprintln!("{worker} has got too large and is replaced");
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Leave {
@@ -200,6 +278,14 @@ pub enum Leave {
 }
 
 /// How well a pool is, from [`Pool::health`](crate::Pool::health). In words with [`Display`](fmt::Display).
+///
+/// ```no_run
+/// # fn example(pool: procpool::Pool) {
+/// let health = pool.health();
+/// let status = if health.is_ready() { 200 } else { 503 };
+/// println!("{status} {health}");
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Health {
@@ -214,6 +300,16 @@ pub struct Health {
 }
 
 /// How well a pool is, in a word.
+///
+/// ```no_run
+/// # fn example(pool: procpool::Pool) {
+/// use procpool::Status;
+///
+/// if matches!(pool.health().status, Status::Failed | Status::Closed) {
+///     eprintln!("somebody should look");
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
@@ -252,6 +348,15 @@ impl fmt::Display for Health {
 }
 
 /// What became of a pool's tasks and workers once it was told to end. Whoever waits for the end gets the same.
+///
+/// ```no_run
+/// # async fn example(pool: procpool::Pool) {
+/// use std::time::Duration;
+///
+/// let summary = pool.shutdown(Duration::from_secs(10)).await;
+/// println!("{} done, {} refused, {} workers killed", summary.finished, summary.closed, summary.killed);
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {

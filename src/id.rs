@@ -8,6 +8,20 @@ use serde::{Deserialize, Serialize};
 ///
 /// The serial counts submissions; the index is the task's place in the pool's tables. A pair is not used twice while
 /// anything can still refer to it.
+///
+/// ```no_run
+/// # use procpool::{Context, Pool, Task, Error};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Square(u64);
+/// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+/// # async fn example(pool: Pool) -> Result<(), Error> {
+/// let run = pool.run(Square(12));
+/// if let Some(id) = run.id() {
+///     println!("submitted as {id}");
+/// }
+/// # run.await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskId {
     pub(crate) serial: u32,
@@ -15,6 +29,14 @@ pub struct TaskId {
 }
 
 /// Names one worker process within its pool. A worker that replaces a lost one has a new identity.
+///
+/// ```no_run
+/// # fn example(pool: procpool::Pool) {
+/// for worker in pool.stats().workers {
+///     println!("{} is process {:?}", worker.id, worker.pid);
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId {
     pub(crate) serial: u32,

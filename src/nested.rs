@@ -101,12 +101,30 @@ impl Context {
     }
 
     /// The workers from the root's own down to the one that this task runs on: [`depth`](Self::depth) many.
+    ///
+    /// ```
+    /// # use procpool::Context;
+    /// fn who(cx: &Context) -> String {
+    ///     cx.path().iter().map(ToString::to_string).collect::<Vec<_>>().join(" > ")
+    /// }
+    /// ```
     pub fn path(&self) -> Vec<WorkerId> {
         self.uplink().map_or_else(|| vec![self.worker_id()], |uplink| uplink.path())
     }
 
     /// How many threads this task had better use: its share of the machine's processors, when all the places of the tree are
     /// taken. At least 1.
+    ///
+    /// ```
+    /// # use procpool::Context;
+    /// fn sum(cx: &Context, numbers: &[u64]) -> u64 {
+    ///     let part = numbers.len().div_ceil(cx.parallelism()).max(1);
+    ///     std::thread::scope(|scope| {
+    ///         let threads: Vec<_> = numbers.chunks(part).map(|part| scope.spawn(|| part.iter().sum::<u64>())).collect();
+    ///         threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
+    ///     })
+    /// }
+    /// ```
     pub fn parallelism(&self) -> usize {
         self.uplink().map_or(1, |uplink| uplink.hello().tree.cores as usize)
     }

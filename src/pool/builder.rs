@@ -22,6 +22,25 @@ use crate::worker::{Entry, entry};
 const LEAST_MESSAGE: u32 = 64 << 10;
 
 /// Configures a [`Pool`]; from [`Pool::builder`].
+///
+/// ```no_run
+/// # use procpool::{Error, Pool};
+/// # async fn example() -> Result<(), Error> {
+/// use std::time::Duration;
+///
+/// let pool = Pool::builder()
+///     .workers(8)
+///     .start_limit(Duration::from_secs(5))
+///     .init_timeout(Duration::from_secs(120))
+///     .cancel_grace(Duration::from_millis(500))
+///     .term_grace(Duration::from_millis(500))
+///     .message_limit(16 << 20)
+///     .queue_bytes(64 << 20)
+///     .build()
+///     .await?;
+/// # drop(pool);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct PoolBuilder {
@@ -213,6 +232,14 @@ impl PoolBuilder {
     }
 
     /// Keeps an environment variable from the workers.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// let pool = Pool::builder().env_remove("LD_PRELOAD").build().await?;
+    /// # drop(pool);
+    /// # Ok(()) }
+    /// ```
     pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
         self.setting.remove(key.as_ref().to_owned());
         self
@@ -226,6 +253,23 @@ impl PoolBuilder {
 
     /// The working directory of the workers. A relative one counts from where this process is now, and so does the path of
     /// the [`program`](Self::program). Default: this process's own.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// let pool = Pool::builder()
+    ///     .program("./worker")
+    ///     .args(["--threads", "1"])
+    ///     .env_clear()
+    ///     .inherit_env("PATH")
+    ///     .env("TMPDIR", "/var/tmp")
+    ///     .current_dir("/srv/scratch")
+    ///     .nice(10)
+    ///     .build()
+    ///     .await?;
+    /// # drop(pool);
+    /// # Ok(()) }
+    /// ```
     pub fn current_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.setting.enter(path.into());
         self

@@ -110,6 +110,20 @@ impl Pool {
 /// A stream of [`Event`]s; from [`Pool::events`]. Dropping it costs nothing but what it would have told.
 ///
 /// It ends when the pool has, and stays ended ([`FusedStream`]).
+///
+/// ```no_run
+/// # async fn example(pool: procpool::Pool) {
+/// use futures::StreamExt;
+///
+/// // Listen before something happens: what happened before is not told.
+/// let mut events = pool.events();
+/// tokio::spawn(async move {
+///     while let Some(event) = events.next().await {
+///         println!("{event:?}");
+///     }
+/// });
+/// # }
+/// ```
 #[must_use = "streams do nothing unless polled"]
 pub struct Events {
     driver: Driver,

@@ -17,6 +17,24 @@ use crate::error::Error;
 /// The items of one task end with that task: with nothing more if it returned, else with one error. Outputs of many end
 /// when the inputs have ended and every task is done. Either stays ended ([`FusedStream`]).
 ///
+/// ```no_run
+/// # use procpool::{Context, Pool, Task, Error};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Square(u64);
+/// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+/// # async fn example(pool: Pool) -> Result<(), Error> {
+/// use futures::StreamExt;
+///
+/// let mut squares = pool.map((0..100).map(Square));
+/// while let Some(square) = squares.next().await {
+///     match square {
+///         Ok(square) => println!("{square}"),
+///         Err(error) => eprintln!("input {:?}: {error}", error.index()),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+///
 /// # Cancel safety
 ///
 /// `next()` can be dropped and asked for again at any time: nothing is lost.

@@ -48,6 +48,16 @@ impl PoolBuilder {
     ///
     /// Of idle workers the one that was idle last is given the next task, so those that are not needed do get idle. A short
     /// timeout starts a process for every pause in the work.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::builder().workers_between(1, 16).idle_timeout(Duration::from_secs(30)).build().await?;
+    /// # drop(pool);
+    /// # Ok(()) }
+    /// ```
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.config.idle = Some(timeout);
         self
@@ -84,6 +94,16 @@ impl PoolBuilder {
     ///
     /// It is looked at about once a second while a worker answers tasks, so it is no bound for what a task may use. A limit
     /// that is too low for any worker does not stop the pool: each of them answers tasks first.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::builder().max_memory(512 << 20).max_age(Duration::from_secs(3600)).build().await?;
+    /// # drop(pool);
+    /// # Ok(()) }
+    /// ```
     pub fn max_memory(mut self, bytes: u64) -> Self {
         self.config.most_memory = bytes;
         self

@@ -75,6 +75,16 @@ impl Pool {
     /// Runs one task. It is on its way at once, whether or not the returned [`Run`] is polled: as soon as the pool's
     /// runtime gets to it. Dropping the `Run` cancels it.
     ///
+    /// ```no_run
+    /// # use procpool::{Context, Pool, Task, Error};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example(pool: Pool) -> Result<(), Error> {
+    /// assert_eq!(pool.run(Square(12)).await?, 144);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// All of them come out of the `Run`: see [`ErrorKind`](crate::ErrorKind). When the queue is full
@@ -117,6 +127,19 @@ impl Pool {
     }
 
     /// As [`map`](Self::map), but gives each output as soon as it is there.
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Pool, Task, Error};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example(pool: Pool) -> Result<(), Error> {
+    /// use futures::TryStreamExt;
+    ///
+    /// let sum = pool.map_unordered((0..1000).map(Square)).try_fold(0, async |sum, square| Ok(sum + square)).await?;
+    /// # drop(sum);
+    /// # Ok(()) }
+    /// ```
     pub fn map_unordered<T, I>(&self, tasks: I) -> Items<T::Output>
     where
         T: Task,
@@ -212,6 +235,15 @@ impl Pool {
     /// need be.
     ///
     /// It acts at once; the returned future resolves when no task and no worker is left, and may be dropped.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: procpool::Pool) {
+    /// use std::time::Duration;
+    ///
+    /// let summary = pool.shutdown(Duration::from_secs(10)).await;
+    /// println!("{} tasks were finished", summary.finished);
+    /// # }
+    /// ```
     pub fn shutdown(&self, limit: Duration) -> Closing {
         self.driver().shutdown(limit);
         Closing::new(self.driver())
@@ -222,6 +254,17 @@ impl Pool {
     ///
     /// It acts at once; the returned future resolves when no task and no worker is left, and may be dropped. The pool itself
     /// may not: dropping its last clone before that is an [`abort`](Self::abort).
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Pool, Task, Error};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example(pool: Pool) -> Result<(), Error> {
+    /// pool.run(Square(12)).detach();
+    /// pool.drain().await;
+    /// # Ok(()) }
+    /// ```
     pub fn drain(&self) -> Closing {
         self.driver().drain();
         Closing::new(self.driver())
@@ -230,6 +273,13 @@ impl Pool {
     /// Ends the pool now: every task resolves as [`Closed`](crate::ErrorKind::Closed), every worker is killed.
     ///
     /// It acts at once; the returned future resolves when no worker is left, and may be dropped.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: procpool::Pool) {
+    /// pool.abort().await;
+    /// assert!(pool.stats().workers.is_empty());
+    /// # }
+    /// ```
     pub fn abort(&self) -> Closing {
         self.driver().abort();
         Closing::new(self.driver())

@@ -14,6 +14,19 @@ use crate::task::{StreamTask, Task};
 /// A place in the pool's queue, kept free for one task; from [`Pool::reserve`]. Dropping it gives the place back.
 ///
 /// Its task has the options of the view that reserved it. It does not keep the pool alive.
+///
+/// ```no_run
+/// # use procpool::{Context, Pool, Task, Error};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Square(u64);
+/// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+/// # async fn example(pool: Pool) -> Result<(), Error> {
+/// let permit = pool.reserve().await?;
+/// // Made only now that there is a place for it.
+/// let square = permit.run(Square(12)).await?;
+/// # drop(square);
+/// # Ok(()) }
+/// ```
 #[must_use = "dropping a Permit gives its place back"]
 pub struct Permit {
     driver: Driver,
@@ -63,6 +76,20 @@ impl Pool {
     }
 
     /// As [`reserve`](Self::reserve), but does not wait.
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Pool, Task, Error};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example(pool: Pool) -> Result<(), Error> {
+    /// match pool.try_reserve() {
+    ///     Ok(permit) => drop(permit.run(Square(12)).await?),
+    ///     Err(error) if error.is_overloaded() => println!("come back later"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///

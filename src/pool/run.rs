@@ -26,6 +26,23 @@ const HEADER: usize = 128;
 /// A task that is cancelled is asked to stop, then its worker gets SIGTERM, then SIGKILL, each after a grace
 /// ([`PoolBuilder`](crate::PoolBuilder)); a task that had not begun never runs.
 ///
+/// ```no_run
+/// # use procpool::{Context, Pool, Task, Error};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Square(u64);
+/// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+/// # async fn example(pool: Pool) -> Result<(), Error> {
+/// use std::time::Duration;
+///
+/// let mut run = pool.run(Square(12));
+/// tokio::select! {
+///     square = &mut run => println!("{}", square?),
+///     () = tokio::time::sleep(Duration::from_secs(1)) => println!("not yet"),
+/// }
+/// // Dropped here: if it was not done, it is cancelled.
+/// # Ok(()) }
+/// ```
+///
 /// # Cancel safety
 ///
 /// Borrow it (`&mut run`) to keep the task across a `select!`. Once it has resolved, polling it again gives
@@ -53,6 +70,22 @@ enum State {
 }
 
 /// Stops a task from elsewhere; from [`Run::abort_handle`]. Dropping it does nothing.
+///
+/// ```no_run
+/// # use procpool::{Context, Pool, Task, Error};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Square(u64);
+/// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+/// # async fn example(pool: Pool) -> Result<(), Error> {
+/// let run = pool.run(Square(12));
+/// let handle = run.abort_handle();
+/// tokio::spawn(async move {
+///     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+///     handle.abort();
+/// });
+/// # drop(run.await?);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct AbortHandle {
     driver: Driver,
@@ -91,6 +124,19 @@ impl<O: DeserializeOwned> Run<O> {
     /// Cancels the task and resolves when it is really gone: with its output if it was done first, otherwise with
     /// [`Cancelled`](ErrorKind::Cancelled) or whatever else became of it.
     ///
+    /// ```no_run
+    /// # use procpool::{Context, Pool, Task, Error};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example(pool: Pool) -> Result<(), Error> {
+    /// let run = pool.run(Square(12));
+    /// // Resolves when it is really gone.
+    /// let outcome = run.cancel().await;
+    /// # drop(outcome);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// The task stays cancelled when this future is dropped.
@@ -100,6 +146,16 @@ impl<O: DeserializeOwned> Run<O> {
     }
 
     /// Lets go of the task: it runs on, and nobody will know how it ended.
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Pool, Task, Error};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// # async fn example(pool: Pool) -> Result<(), Error> {
+    /// pool.run(Square(12)).detach();
+    /// # Ok(()) }
+    /// ```
     pub fn detach(mut self) {
         if let State::Running(task) = std::mem::replace(&mut self.state, State::Over) {
             self.driver.release(task, false);

@@ -94,6 +94,14 @@ impl PoolBuilder {
     /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded). This pool's own workers are provided for.
     ///
     /// The root's pool decides for the whole tree; in a worker this is ignored.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// let pool = Pool::builder().places(8).max_processes(32).depth_limit(3).build().await?;
+    /// # drop(pool);
+    /// # Ok(()) }
+    /// ```
     pub fn max_processes(mut self, processes: u32) -> Self {
         self.max_processes = Some(processes);
         self
@@ -103,6 +111,15 @@ impl PoolBuilder {
     /// `RAYON_NUM_THREADS`, `OMP_NUM_THREADS`, `OPENBLAS_NUM_THREADS`, `MKL_NUM_THREADS`, `BLIS_NUM_THREADS`,
     /// `NUMEXPR_NUM_THREADS` and `VECLIB_MAXIMUM_THREADS` to [`Context::parallelism`](crate::Context::parallelism), save
     /// those that [`env`](Self::env) and its like name. Default: not.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// // Eight workers on eight processors: a BLAS or rayon in each of them had better use one thread.
+    /// let pool = Pool::builder().workers(8).limit_threads().build().await?;
+    /// # drop(pool);
+    /// # Ok(()) }
+    /// ```
     pub fn limit_threads(mut self) -> Self {
         self.thread_limits = true;
         self

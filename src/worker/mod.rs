@@ -244,6 +244,18 @@ impl Worker {
     /// Runs tasks, and never returns: the `main` of a program that is a worker and nothing else.
     ///
     /// When it was not started by a pool, it says on standard error what it is and exits with code 2.
+    ///
+    /// ```no_run
+    /// # use procpool::{Context, Task};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Square(u64);
+    /// # impl Task for Square { const NAME: &'static str = "square"; type Output = u64; async fn run(self, _: Context) -> u64 { self.0 * self.0 } }
+    /// use procpool::Worker;
+    ///
+    /// fn main() {
+    ///     Worker::new().task::<Square>().serve()
+    /// }
+    /// ```
     pub fn serve(self) -> ! {
         if stdin().is_terminal() {
             init::not_a_pool("its standard input is a terminal");

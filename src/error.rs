@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -111,6 +112,9 @@ pub enum Exit {
     Thread,
 }
 
+/// How many characters an error's one line may have. Longer ones are not read, and cut off by those who log them.
+const LINE: usize = 290;
+
 /// Everything that is known about a failure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -131,6 +135,16 @@ pub(crate) struct Report {
     /// Position of the input in a `map`.
     pub(crate) index: Option<u64>,
     pub(crate) exit: Option<Exit>,
+    /// Whether the pool killed the worker.
+    pub(crate) killed: bool,
+    /// How long the attempt ran.
+    pub(crate) ran: Option<Duration>,
+    /// The most memory that the worker had resident, in bytes.
+    pub(crate) peak: Option<u64>,
+    /// What may have been behind it.
+    pub(crate) hint: Option<Cow<'static, str>>,
+    /// How the attempt before has ended.
+    pub(crate) earlier: Option<Earlier>,
     /// The last lines that the worker wrote to its standard error, control characters escaped.
     pub(crate) stderr: String,
 }
@@ -150,6 +164,11 @@ impl Error {
             may_have_run: false,
             index: None,
             exit: None,
+            killed: false,
+            ran: None,
+            peak: None,
+            hint: None,
+            earlier: None,
             stderr: String::new(),
         }))
     }
@@ -252,6 +271,32 @@ impl Error {
         self.0.exit
     }
 
+    /// Whether the pool killed the worker. What for is told by [`kind`](Self::kind) and message.
+    pub fn killed_by_pool(&self) -> bool {
+        self.0.killed
+    }
+
+    /// How long the last attempt had been running, if a worker ran it: as the worker says if it answered, otherwise from when
+    /// it was sent there, or the task before it was done, until the end of the worker was seen.
+    pub fn ran_for(&self) -> Option<Duration> {
+        self.0.ran
+    }
+
+    /// The most memory that the worker, or a process that it waited for, has had resident at once, in bytes.
+    ///
+    /// `None` while the worker lives, and when it has not exceeded what this process had when it started the worker: the
+    /// kernel does not tell less.
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.0.peak
+    }
+
+    /// What may have been behind the worker's death: an overflown stack, no more memory, the text of a panic that ended the
+    /// process. It is drawn from counters of the kernel and from what the worker wrote to its standard error, where it can
+    /// write anything; so it is for people, and never decides on [`kind`](Self::kind).
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
     /// The last lines that the worker wrote to its standard error, control characters escaped. A worker can write
     /// anything there: it is a hint for people, not evidence.
     pub fn stderr(&self) -> &str {
@@ -262,26 +307,48 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = &*self.0;
-        match (report.task, &report.task_name) {
-            (Some(id), Some(name)) => write!(f, "{id} ({name}): ")?,
-            (Some(id), None) => write!(f, "{id}: ")?,
-            (None, Some(name)) => write!(f, "{name}: ")?,
-            (None, None) => {}
-        }
-        f.write_str(&report.message)?;
-        match (report.worker, report.pid) {
-            (Some(id), Some(pid)) => write!(f, " ({id}, pid {pid})")?,
-            (Some(id), None) => write!(f, " ({id})")?,
-            (None, _) => {}
-        }
-        for (at, worker) in report.path.iter().enumerate() {
-            write!(f, "{}{worker}", if at == 0 { ", below " } else { " and " })?;
-        }
-        if let Some(advice) = &report.advice {
-            write!(f, "; {advice}")?;
-        }
-        Ok(())
+        let head = match (report.task, &report.task_name) {
+            (Some(id), Some(name)) => format!("{id} ({name}): "),
+            (Some(id), None) => format!("{id}: "),
+            (None, Some(name)) => format!("{name}: "),
+            (None, None) => String::new(),
+        };
+        let place = report.place();
+        let more: Vec<&str> = report.hint.iter().chain(&report.advice).map(|text| &**text).collect();
+        let more = more.join("; ");
+        // Who and where is told in any case. Of the rest the longer part is cut.
+        let room = LINE.saturating_sub(head.chars().count() + place.chars().count());
+        let rest = more.chars().count().min(room / 2);
+        let message = clip(&report.message, room - rest);
+        let more = clip(&more, room - message.chars().count());
+        write!(f, "{head}{message}{place}{}{more}", if more.is_empty() { "" } else { "; " })
     }
+}
+
+impl Report {
+    /// On which worker, in which attempt and for how long.
+    fn place(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.worker.map(|worker| worker.to_string()));
+        parts.extend(self.pid.filter(|_| self.worker.is_some()).map(|pid| format!("pid {pid}")));
+        parts.extend((self.attempts > 1).then(|| format!("attempt {}", self.attempts)));
+        parts.extend(self.ran.map(|ran| format!("after {ran:.1?}")));
+        let mut place = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+        for (at, worker) in self.path.iter().enumerate() {
+            place += &format!("{}{worker}", if at == 0 { ", below " } else { " and " });
+        }
+        place
+    }
+}
+
+/// A text as a part of one line: without control characters, and of so many characters at most.
+fn clip(text: &str, most: usize) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect();
+    if text.chars().nth(most).is_some() {
+        line.pop();
+        line.push('…');
+    }
+    line
 }
 
 impl fmt::Debug for Error {
@@ -292,7 +359,8 @@ impl fmt::Debug for Error {
         macro_rules! known { ($($field:ident),*) => { $(if let Some(value) = &report.$field {
             out.field(stringify!($field), value);
         })* } }
-        known!(advice, task, task_name, worker, pid, index, exit);
+        known!(hint, advice, task, task_name, worker, pid, index, exit, ran, peak, earlier);
+        out.field("killed_by_pool", &report.killed);
         out.field("attempts", &report.attempts).field("may_have_run", &report.may_have_run);
         if !report.path.is_empty() {
             out.field("path", &report.path);
@@ -304,7 +372,43 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    /// How the attempt before has ended, if there was one; otherwise how the worker has.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match (&self.0.earlier, &self.0.exit) {
+            (Some(earlier), _) => Some(earlier),
+            (None, Some(exit)) => Some(exit),
+            (None, None) => None,
+        }
+    }
+}
+
+/// How an attempt has ended that was not the last. It is flat: whatever comes from a worker must not nest without end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Earlier {
+    line: String,
+    exit: Option<Exit>,
+}
+
+impl From<&Error> for Earlier {
+    fn from(error: &Error) -> Self {
+        Self { line: error.to_string(), exit: error.exit() }
+    }
+}
+
+impl fmt::Display for Earlier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl std::error::Error for Earlier {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.exit.as_ref().map(|exit| exit as _)
+    }
+}
+
+impl std::error::Error for Exit {}
 
 impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
@@ -363,3 +467,79 @@ const _: fn() = || {
     fn is_send_sync<T: Send + Sync + 'static>() {}
     is_send_sync::<Error>();
 };
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn full() -> Error {
+        let exit = Some(Exit::Signal { number: 11, core: true });
+        let first = Error::new(ErrorKind::Crashed, "its worker exited with code 7")
+            .with(|report| report.exit = Some(Exit::Code(7)));
+        Error::new(ErrorKind::Crashed, "its worker was killed by SIGSEGV (core dumped)").with(|report| {
+            report.advice = Some("its last words: oh".into());
+            report.task = Some(TaskId::new(5, 2));
+            report.task_name = Some("die".into());
+            (report.worker, report.pid) = (Some(WorkerId::new(3, 1)), Some(77));
+            (report.attempts, report.may_have_run) = (2, true);
+            (report.exit, report.killed) = (exit, true);
+            report.ran = Some(Duration::from_millis(1500));
+            report.peak = Some(4 << 20);
+            report.hint = Some("its stack overflowed".into());
+            report.earlier = Some(Earlier::from(&first));
+            report.stderr = "oh\n".to_owned();
+        })
+    }
+
+    #[test]
+    fn b11_an_error_is_one_short_line_and_everything_in_debug() {
+        let error = full();
+        let line = "task 5 (die): its worker was killed by SIGSEGV (core dumped) (worker 3, pid 77, attempt 2, after \
+                    1.5s); its stack overflowed; its last words: oh";
+        assert_eq!(error.to_string(), line);
+        let shown = format!("{error:?}");
+        for part in ["Crashed", "4194304", "1.5s", "killed_by_pool: true", "exited with code 7", "stderr"] {
+            assert!(shown.contains(part), "{part} is missing: {shown}");
+        }
+        let endless = error.with(|report| {
+            report.message = "äöü\n\x1b[31m ".repeat(1000).into();
+            report.advice = Some("x".repeat(1000).into());
+            report.hint = None;
+        });
+        let shown = endless.to_string();
+        assert!(shown.chars().count() < 300 && !shown.contains(char::is_control), "{shown}");
+        assert!(
+            shown.contains("worker 3, pid 77") && shown.contains("xxx") && shown.ends_with('…'),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn b11_an_error_tells_what_was_behind_it() {
+        let error = full();
+        let earlier = error.source().unwrap();
+        assert_eq!(earlier.to_string(), "its worker exited with code 7");
+        let first = earlier.source().unwrap();
+        assert_eq!(first.downcast_ref::<Exit>(), Some(&Exit::Code(7)));
+        let plain = error.with(|report| report.earlier = None);
+        assert_eq!(plain.source().unwrap().to_string(), "was killed by SIGSEGV (core dumped)");
+    }
+
+    #[test]
+    fn an_error_keeps_its_shape_when_it_travels() {
+        let error = full();
+        let bytes = postcard::to_stdvec(&error).unwrap();
+        let back: Error = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{error:?}"));
+        // Written down, so that nobody changes it without noticing: logs and queues keep errors.
+        let shape = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(shape, SHAPE, "{error:?}");
+    }
+
+    const SHAPE: &str = "042e69747320776f726b657220776173206b696c6c656420627920534947534547562028636f72652064756d7065642\
+                         90112697473206c61737420776f7264733a206f680105020103646965010301014d000201000101160101010180cab5\
+                         ee010180808002011469747320737461636b206f766572666c6f776564011d69747320776f726b65722065786974656\
+                         4207769746820636f6465203701000e036f680a";
+}

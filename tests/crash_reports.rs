@@ -3,15 +3,271 @@
 
 mod support;
 
+use std::error::Error as _;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use futures::future::join_all;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as NixPid;
-use procpool::{ErrorKind, Pool};
+use procpool::{Context, Error, ErrorKind, Exit, Pool, Task};
+use serde::{Deserialize, Serialize};
 use support::*;
 
-procpool::worker_test!(support::worker());
+procpool::worker_test!(support::worker().task::<Ruin>());
+
+/// Ends its worker, each in its way.
+#[derive(Serialize, Deserialize)]
+enum Ruin {
+    /// Becomes another program, which ends at once.
+    Exec,
+    /// Panics as if nothing could unwind.
+    Abort(String),
+    /// Exits as a program does whose main thread has panicked.
+    PanicExit(String),
+    /// Writes so many lines, and aborts.
+    Talk(u32),
+    /// Allocates beyond a limit on memory.
+    Allocate,
+    /// Is refused memory, and dies of something else.
+    Refused,
+    /// Uses so many bytes, and dies.
+    Use(usize),
+    /// Computes beyond a limit on processor time.
+    Compute,
+    /// Writes beyond a limit on the size of files.
+    Write(PathBuf),
+    /// Works for so many milliseconds, and dies.
+    Late(u64),
+}
+
+const MEMORY: u64 = 256 << 20;
+
+impl Task for Ruin {
+    const NAME: &'static str = "ruin";
+    type Output = ();
+
+    async fn run(self, _: Context) {
+        let limit = |resource, most| setrlimit(resource, most, most.saturating_mul(2)).unwrap();
+        match self {
+            Self::Exec => panic!("{}", Command::new("/bin/true").exec()),
+            Self::Abort(words) => abort_by_panic(&words),
+            Self::PanicExit(words) => {
+                std::thread::spawn(move || panic!("{words}")).join().unwrap_err();
+                std::process::exit(101);
+            }
+            Self::Talk(lines) => {
+                (0..lines).for_each(|n| eprintln!("{}", line(n)));
+                std::process::abort();
+            }
+            Self::Allocate => {
+                limit(Resource::RLIMIT_AS, MEMORY);
+                let mut all = Vec::new();
+                loop {
+                    all.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+                }
+            }
+            Self::Refused => {
+                limit(Resource::RLIMIT_AS, MEMORY);
+                let mut bytes = Vec::<u8>::new();
+                assert!(bytes.try_reserve(4 * MEMORY as usize).is_err());
+                crash();
+            }
+            Self::Use(bytes) => {
+                std::hint::black_box(vec![1_u8; bytes]);
+                crash();
+            }
+            Self::Compute => {
+                limit(Resource::RLIMIT_CPU, 1);
+                loop {
+                    std::hint::spin_loop();
+                }
+            }
+            Self::Write(path) => {
+                limit(Resource::RLIMIT_FSIZE, 1000);
+                let written = std::fs::write(path, vec![7; 5000]);
+                panic!("{written:?}");
+            }
+            Self::Late(ms) => {
+                std::thread::sleep(Duration::from_millis(ms));
+                crash();
+            }
+        }
+    }
+}
+
+/// Dies of SIGSEGV. The standard library's handler for overflown stacks lets the first one pass.
+fn crash() -> ! {
+    loop {
+        nix::sys::signal::raise(Signal::SIGSEGV).unwrap();
+    }
+}
+
+/// Panics as a program does that was built with `panic = "abort"`: the hook says so, and nothing unwinds.
+fn abort_by_panic(words: &str) -> ! {
+    let next = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        next(info);
+        std::process::abort();
+    }));
+    panic!("{words}");
+}
+
+fn line(n: u32) -> String {
+    format!("line {n} of what a worker says before it dies")
+}
+
+fn signal(error: &Error) -> Option<String> {
+    error.exit().and_then(|exit| exit.signal()).map(|name| name.into_owned())
+}
+
+async fn ruined(pool: &Pool, ruin: Ruin) -> Error {
+    let error = pool.run(ruin).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Crashed, "{error:?}");
+    assert!(!error.killed_by_pool() && error.ran_for().is_some(), "{error:?}");
+    error
+}
+
+#[test]
+fn b1_each_way_of_dying_is_named() {
+    on_a_runtime(|| async {
+        // More workers than deaths: they are not replaced as fast as they are killed here.
+        let pool = Pool::builder().workers(10).build().await.unwrap();
+        pids(&pool, 10).await;
+        let signals = ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM"];
+        for name in signals {
+            let number: Signal = name.parse().unwrap();
+            let error = pool.run(Die::Signal(number as i32)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Crashed, "{error:?}");
+            assert_eq!(signal(&error).as_deref(), Some(name), "{error:?}");
+            let shown = error.to_string();
+            assert!(shown.contains(name) && shown.contains("(die)") && shown.contains("worker "), "{shown}");
+            assert!(shown.contains(&format!("pid {}", error.worker_pid().unwrap())), "{shown}");
+            assert!(error.may_have_run() && error.is_crashed() && !error.killed_by_pool());
+            assert_eq!(error.hint(), None, "{error:?}");
+        }
+        for code in [0, 3] {
+            let error = pool.run(Die::Exit(code)).await.unwrap_err();
+            assert_eq!(
+                (error.kind(), error.exit()),
+                (ErrorKind::Crashed, Some(Exit::Code(code))),
+                "{error:?}"
+            );
+        }
+        assert_eq!(ruined(&pool, Ruin::Exec).await.exit(), Some(Exit::Code(0)));
+        assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn b2_a_panic_is_an_answer_and_one_that_ends_the_process_is_told() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).env("RUST_BACKTRACE", "0").build().await.unwrap();
+        let pid = pool.run(Pid).await.unwrap();
+        let error = pool.run(Panic("it was\ntoo much".to_owned())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Panicked, "{error:?}");
+        let shown = error.to_string();
+        assert!(shown.contains("it was too much") && shown.contains("mod.rs:"), "{shown}");
+        assert!(format!("{error:?}").contains("it was\\ntoo much") && error.ran_for().is_some(), "{error:?}");
+        assert_eq!(pool.run(Pid).await.unwrap(), pid, "the worker lives");
+
+        let error = ruined(&pool, Ruin::Abort("far too much".to_owned())).await;
+        assert_eq!(signal(&error).as_deref(), Some("SIGABRT"));
+        assert!(error.stderr().contains("far too much"), "{error:?}");
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("crash_reports.rs:") && hint.ends_with("far too much"), "{hint}");
+        assert!(error.to_string().contains(hint), "{error}");
+
+        let error = ruined(&pool, Ruin::PanicExit("in main".to_owned())).await;
+        assert_eq!(error.exit(), Some(Exit::Code(101)));
+        assert!(error.hint().unwrap().ends_with("in main"), "{error:?}");
+    });
+}
+
+#[test]
+fn b3_an_overflown_stack_is_told() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let error = pool.run(Die::Overflow).await.unwrap_err();
+        assert_eq!(signal(&error).as_deref(), Some("SIGABRT"), "{error:?}");
+        assert_eq!(error.hint(), Some("its stack overflowed"), "{error:?}");
+        assert!(error.stderr().contains("has overflowed its stack"), "{error:?}");
+        assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn b4_the_end_of_what_a_worker_said_is_in_the_error() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let lines = 24_000;
+        let whole: String = (0..lines).map(|n| line(n) + "\n").collect();
+        assert!(whole.len() > 1 << 20);
+        let error = ruined(&pool, Ruin::Talk(lines)).await;
+        assert_eq!(error.stderr(), &whole[whole.len() - 4096..]);
+        assert!(error.to_string().contains(&line(lines - 1)), "{error}");
+        let error = pool.run(Die::Abort).await.unwrap_err();
+        assert!(error.stderr().ends_with("about to abort\n"), "{error:?}");
+    });
+}
+
+#[test]
+fn b5_a_want_of_memory_is_told_and_not_invented() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        let error = ruined(&pool, Ruin::Allocate).await;
+        assert_eq!(signal(&error).as_deref(), Some("SIGABRT"), "{error:?}");
+        let hint = error.hint().unwrap();
+        assert!(hint.starts_with("out of memory") && hint.contains("1048576 bytes"), "{hint}");
+        let error = ruined(&pool, Ruin::Refused).await;
+        assert_eq!((signal(&error).as_deref(), error.hint()), (Some("SIGSEGV"), None), "{error:?}");
+        // It is far above what this process has ever had.
+        let error = ruined(&pool, Ruin::Use(300 << 20)).await;
+        let peak = error.peak_memory().unwrap();
+        assert!((300 << 20..600 << 20).contains(&peak), "{peak}");
+    });
+}
+
+#[test]
+fn b6_limits_that_were_reached_are_named() {
+    on_a_runtime(|| async {
+        let folder = Folder::new();
+        let pool = Pool::builder().workers(2).build().await.unwrap();
+        let error = ruined(&pool, Ruin::Compute).await;
+        assert_eq!(signal(&error).as_deref(), Some("SIGXCPU"), "{error:?}");
+        assert!(error.hint().unwrap().contains("RLIMIT_CPU") && error.ran_for().unwrap().as_millis() > 500);
+        let error = ruined(&pool, Ruin::Write(folder.file("big"))).await;
+        assert_eq!(signal(&error).as_deref(), Some("SIGXFSZ"), "{error:?}");
+        assert!(error.hint().unwrap().contains("RLIMIT_FSIZE"), "{error:?}");
+    });
+}
+
+#[test]
+fn b11_an_error_is_one_line_travels_and_tells_what_was_behind_it() {
+    on_a_runtime(|| async {
+        let pool = quick(1).build().await.unwrap();
+        let error = ruined(&pool, Ruin::Late(60)).await;
+        assert!(error.ran_for().unwrap() >= Duration::from_millis(60), "{error:?}");
+        let shown = error.to_string();
+        assert!(shown.contains("after ") && !shown.contains('\n') && shown.len() < 300, "{shown}");
+        let exit = error.source().unwrap().downcast_ref::<Exit>().unwrap();
+        assert_eq!(exit.signal().as_deref(), Some("SIGSEGV"));
+        let boxed: Box<dyn std::error::Error + Send + Sync + 'static> = error.clone().into();
+        assert_eq!(boxed.to_string(), shown);
+        let travelled: Error = postcard::from_bytes(&postcard::to_stdvec(&error).unwrap()).unwrap();
+        assert_eq!(format!("{travelled:?}"), format!("{error:?}"));
+
+        let folder = Folder::new();
+        let spin = pool.run(Spin { note: folder.file("note"), polite: false });
+        until(|| !notes(&folder.file("note")).is_empty()).await;
+        let error = spin.cancel().await.unwrap_err();
+        assert!(error.is_cancelled() && error.killed_by_pool(), "{error:?}");
+        assert!(error.exit().is_some() && error.to_string().contains("its worker was killed"), "{error}");
+    });
+}
 
 #[test]
 fn b8_no_task_runs_twice_and_each_has_one_outcome_under_random_kills() {
@@ -71,7 +327,9 @@ fn b9_a_poison_kills_so_many_workers_as_it_may_and_innocents_all_succeed() {
         }
         let error = poison.await.unwrap_err();
         assert_eq!((error.kind(), error.attempts()), (ErrorKind::Crashed, 4), "{error:?}");
-        assert!(error.may_have_run() && error.to_string().contains("4 attempts"), "{error}");
+        assert!(error.may_have_run() && error.to_string().contains("attempt 4"), "{error}");
+        let before = error.source().unwrap();
+        assert!(before.to_string().contains("attempt 3") && before.source().is_some(), "{before}");
         // The last of the four is being replaced.
         until(|| pool.stats().restarts == 4).await;
         pids(&pool, 2).await;

@@ -7,56 +7,13 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as NixPid;
-use procpool::{ErrorKind, Exit, Pool};
+use procpool::{ErrorKind, Pool};
 use support::*;
 
 procpool::worker_test!(support::worker());
 
 fn send(pid: u32, signal: Signal) {
     kill(NixPid::from_raw(pid as i32), signal).unwrap();
-}
-
-#[test]
-fn each_way_of_dying_is_named() {
-    on_a_runtime(|| async {
-        // More workers than deaths: they are not replaced as fast as they are killed here.
-        let pool = Pool::builder().workers(9).build().await.unwrap();
-        pids(&pool, 9).await;
-        let signals = ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM"];
-        for name in signals {
-            let signal: Signal = name.parse().unwrap();
-            let error = pool.run(Die::Signal(signal as i32)).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Crashed, "{error:?}");
-            assert_eq!(error.exit().and_then(|exit| exit.signal()).as_deref(), Some(name), "{error:?}");
-            let shown = error.to_string();
-            assert!(shown.contains(name) && shown.contains("(die)") && shown.contains("worker "), "{shown}");
-            assert!(shown.contains(&format!("pid {}", error.worker_pid().unwrap())), "{shown}");
-            assert!(!shown.contains('\n') && shown.len() < 300, "{shown}");
-            assert!(error.may_have_run() && error.is_crashed());
-        }
-        for code in [0, 3] {
-            let error = pool.run(Die::Exit(code)).await.unwrap_err();
-            assert_eq!(
-                (error.kind(), error.exit()),
-                (ErrorKind::Crashed, Some(Exit::Code(code))),
-                "{error:?}"
-            );
-        }
-        assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
-    });
-}
-
-#[test]
-fn the_last_words_of_a_worker_are_in_the_error() {
-    on_a_runtime(|| async {
-        let pool = Pool::builder().workers(2).build().await.unwrap();
-        let error = pool.run(Die::Abort).await.unwrap_err();
-        assert!(error.stderr().contains("about to abort"), "{error:?}");
-        assert!(error.to_string().contains("about to abort"), "{error}");
-        let error = pool.run(Die::Overflow).await.unwrap_err();
-        assert!(error.stderr().contains("has overflowed its stack"), "{error:?}");
-        assert_eq!(error.exit().and_then(|exit| exit.signal()).as_deref(), Some("SIGABRT"));
-    });
 }
 
 #[test]

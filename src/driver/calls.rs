@@ -1,7 +1,7 @@
 //! The table of calls: payloads and reply slots, each from its submission until its answer is fetched. Who runs when is
 //! not known here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
@@ -10,7 +10,7 @@ use slab::Slab;
 use super::options::Leash;
 use super::report;
 use super::stream::Streaming;
-use crate::error::Error;
+use crate::error::{Earlier, Error};
 use crate::id::TaskId;
 use crate::wire::payload::Payload;
 
@@ -19,6 +19,8 @@ pub(super) struct Calls {
     calls: Slab<Call>,
     /// Those that are not answered yet and hang on a token, by leash.
     leashed: BTreeSet<(u64, TaskId)>,
+    /// How the last attempt has ended of those that are tried again.
+    earlier: BTreeMap<TaskId, Earlier>,
     /// Counts submissions.
     serial: u32,
 }
@@ -128,6 +130,26 @@ impl Calls {
             }
             call => (Poll::Ready(call.is_some_and(|call| call.placed)), Some(new)),
         }
+    }
+
+    /// Notes how an attempt has ended that is not the last.
+    pub(super) fn note(&mut self, task: TaskId, error: &Error) {
+        if self.get(task).is_some() {
+            self.earlier.insert(task, Earlier::from(error));
+        }
+    }
+
+    /// Adds to an error what was noted of the attempt before; the call is answered with that.
+    pub(super) fn with_earlier(
+        &mut self,
+        task: TaskId,
+        answer: Result<Payload, Error>,
+    ) -> Result<Payload, Error> {
+        if self.earlier.is_empty() {
+            return answer;
+        }
+        let earlier = self.earlier.remove(&task);
+        answer.map_err(|error| error.with(|report| report.earlier = earlier))
     }
 
     /// Answers a call. The waker that is given back is to be woken when the lock is free.

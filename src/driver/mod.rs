@@ -4,6 +4,8 @@
 //! There is no channel and no central task on the way of a call: whoever submits puts the frame into its link's outbox
 //! under the lock and wakes the link's task, which writes everything that has gathered at once.
 
+mod answer;
+mod autopsy;
 mod bus;
 mod calls;
 mod news;

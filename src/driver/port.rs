@@ -25,6 +25,8 @@ pub(super) struct Port {
     pub(super) guarded: Option<u32>,
     /// The worker is to be killed: a launch that is still under way is dropped.
     pub(super) doomed: bool,
+    /// It was sent SIGTERM.
+    pub(super) terminated: bool,
     /// Which rule the worker broke.
     pub(super) fault: Option<String>,
     /// Whether it has greeted.
@@ -44,6 +46,7 @@ impl Port {
             control: None,
             guarded: None,
             doomed: false,
+            terminated: false,
             fault: None,
             greeted: false,
             opened: false,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, Exit};
+use crate::error::{Error, ErrorKind, Exit, Report};
 use crate::id::{TaskId, WorkerId};
 use crate::sched::Fullness;
 use crate::wire::VERSION;
@@ -20,6 +20,8 @@ pub(super) struct About {
     pub(super) pid: Option<u32>,
     pub(super) attempts: u32,
     pub(super) stream: bool,
+    /// How long its last attempt took, as the worker says.
+    pub(super) ran: Option<Duration>,
 }
 
 /// What is known about a worker's end.
@@ -28,12 +30,22 @@ pub(super) struct Death {
     pub(super) pid: Option<u32>,
     pub(super) exit: Option<Exit>,
     pub(super) stderr: String,
+    /// The same, and more of what it said before.
+    pub(super) words: String,
+    /// The most memory that it had resident, in bytes.
+    pub(super) peak: Option<u64>,
+    /// How often the kernel has killed for want of memory meanwhile, if that may be what ended it.
+    pub(super) oom_kills: u64,
+    /// What it was running, and for how long.
+    pub(super) ran: Vec<(TaskId, Duration)>,
     /// What it wrote where a greeting belongs.
     pub(super) stray: Option<String>,
     /// Which rule it broke.
     pub(super) fault: Option<String>,
-    /// Whether it was killed by us.
+    /// Whether it was killed by us, or told to end by a signal.
     pub(super) ours: bool,
+    /// What it may have died of.
+    pub(super) hint: Option<Cow<'static, str>>,
     /// Whether its link ended before we killed it.
     pub(super) hung_up: bool,
     /// Which limit on its start it was killed for, unless it broke a rule.
@@ -41,6 +53,18 @@ pub(super) struct Death {
     /// Why it could not even be launched, and whether for want of something.
     pub(super) start: Option<Error>,
     pub(super) scarce: bool,
+}
+
+impl Death {
+    /// Adds what is known of it to an error.
+    fn tell(&self, report: &mut Report) {
+        report.pid = report.pid.or(self.pid);
+        report.exit = self.exit;
+        report.killed = self.ours;
+        report.peak = self.peak;
+        report.hint.clone_from(&self.hint);
+        report.stderr.clone_from(&self.stderr);
+    }
 }
 
 /// A worker took too long to start.
@@ -77,6 +101,7 @@ impl About {
             report.worker = self.worker.or(report.worker);
             report.pid = self.pid.or(report.pid);
             report.attempts = self.attempts;
+            report.ran = self.ran;
         })
     }
 }
@@ -134,6 +159,9 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
             (_, None) => about.error(kind, "its time was over"),
             (_, Some(_)) => about.error(kind, "its time was over and it did not stop: its worker was killed"),
         },
+        ErrorKind::Closed if death.is_some() => {
+            about.error(kind, format!("the pool was closed, and its worker {}", ended()))
+        }
         ErrorKind::Closed => about.add(closed()),
         ErrorKind::LimitExceeded => about
             .error(kind, "there are as many processes in this tree of pools as there may be")
@@ -145,15 +173,14 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
         ErrorKind::Crashed if death.is_some_and(|death| death.ours) => {
             about.error(kind, "its worker closed its link and was killed")
         }
-        ErrorKind::Crashed if about.attempts > 1 => {
-            let attempts = about.attempts;
-            about.error(kind, format!("its worker {}, at the last of {attempts} attempts", ended()))
-        }
         ErrorKind::Crashed => about.error(kind, format!("its worker {}", ended())),
         ErrorKind::Collateral => about
             .error(kind, "its worker was killed because another task on it did not stop")
             .with(|report| report.advice = Some("run it again, or give workers one slot".into())),
-        ErrorKind::Unresponsive => about.error(kind, "its worker stopped answering and was given up"),
+        ErrorKind::Unresponsive if exit.is_some() => {
+            about.error(kind, "its worker stopped answering and was killed")
+        }
+        ErrorKind::Unresponsive => about.error(kind, "its worker was killed, did not end, and was given up"),
         ErrorKind::Protocol => {
             let fault = death.and_then(|death| death.fault.as_deref());
             let fault = fault.unwrap_or("it answered for a task that it does not hold");
@@ -163,10 +190,12 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
     };
     let Some(death) = death else { return error };
     error.with(|report| {
-        report.exit = death.exit;
-        report.pid = report.pid.or(death.pid);
-        report.stderr.clone_from(&death.stderr);
+        death.tell(report);
+        if let Some((_, ran)) = death.ran.iter().find(|(task, _)| report.task == Some(*task)) {
+            report.ran = Some(*ran);
+        }
         if kind == ErrorKind::Crashed
+            && report.hint.is_none()
             && let Some(line) = last_line(&death.stderr)
         {
             report.advice = Some(format!("its last words: {line}").into());
@@ -210,7 +239,8 @@ pub(super) fn departed(kind: ErrorKind, worker: WorkerId, pid: Option<u32>, deat
     let ours = death.is_none_or(|death| death.ours);
     let message = match kind {
         ErrorKind::Collateral => "a worker was killed because a task on it did not stop".into(),
-        ErrorKind::Unresponsive => "a worker stopped answering and was given up".into(),
+        ErrorKind::Unresponsive if exit.is_some() => "a worker stopped answering and was killed".into(),
+        ErrorKind::Unresponsive => "a worker was killed, did not end, and was given up".into(),
         ErrorKind::Protocol => {
             let fault = death.and_then(|death| death.fault.as_deref());
             let fault = fault.unwrap_or("it answered for a task that it does not hold");
@@ -223,9 +253,9 @@ pub(super) fn departed(kind: ErrorKind, worker: WorkerId, pid: Option<u32>, deat
     Error::new(kind, message).with(|report| {
         (report.worker, report.pid, report.exit) = (Some(worker), pid, exit);
         let Some(death) = death else { return };
-        report.pid = report.pid.or(death.pid);
-        report.stderr.clone_from(&death.stderr);
-        report.advice = last_line(&death.stderr).map(|line| format!("its last words: {line}").into());
+        death.tell(report);
+        let words = last_line(&death.stderr).filter(|_| report.hint.is_none());
+        report.advice = words.map(|line| format!("its last words: {line}").into());
     })
 }
 
@@ -243,9 +273,7 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
     };
     Error::new(ErrorKind::Launch, message).with(|report| {
         report.worker = Some(worker);
-        report.pid = death.pid;
-        report.exit = death.exit;
-        report.stderr.clone_from(&death.stderr);
+        death.tell(report);
         let words = last_line(&death.stderr).map(|line| format!("its last words: {line}"));
         report.advice = match (&death.stray, words) {
             (_, words) if matches!(death.overdue, Some(Overdue::States(_))) => {

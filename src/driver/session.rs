@@ -238,6 +238,9 @@ impl Session {
             exit: Some(exited.exit),
             pid: self.body.pid(),
             stderr: self.body.last_words(),
+            words: self.body.words(),
+            peak: exited.peak_kib.map(|kib| kib << 10),
+            oom_kills: exited.oom_kills,
             stray: self.link.stray(),
             hung_up: self.hung_up,
             ..Death::default()

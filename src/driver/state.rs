@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::Life;
+use super::autopsy;
 use super::bus::Bus;
 use super::calls::Calls;
 use super::port::{Port, TURN};
-use super::report::{self, About, Death, Overdue};
-use crate::error::{Error, ErrorKind};
+use super::report::{self, Death, Overdue};
+use crate::error::Error;
 use crate::id::{TaskId, WorkerId};
 use crate::launch::body::Control;
 use crate::launch::service::Alarm;
-use crate::sched::{Action, Answer, Config, Input, Outcome, Scheduler, Tally};
+use crate::sched::{Action, Answer, Config, Input, Scheduler, Tally};
 use crate::uplink::{Line, Uplink};
 use crate::wire::codec::Codec;
 use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Tree, Verdict};
@@ -40,7 +41,7 @@ pub(super) struct State {
     /// Why a worker could not be started, the last time.
     pub(super) start_error: Option<Error>,
     /// Whether workers end when they are killed.
-    can_kill: bool,
+    pub(super) can_kill: bool,
     /// How long a worker may take to greet, and to open after that.
     limits: (Duration, Duration),
     /// How many tasks a worker has to run at once.
@@ -65,11 +66,11 @@ pub(super) struct State {
 }
 
 /// What the driver holds while the scheduler decides what it means.
-pub(super) enum Hand<'a> {
+pub(super) enum Hand {
     Empty,
     Item(Payload),
-    Answer { worker: WorkerId, attempt: u32, verdict: Verdict, body: Payload },
-    Death(WorkerId, &'a Death),
+    Answer { worker: WorkerId, task: TaskId, attempt: u32, used: Duration, verdict: Verdict, body: Payload },
+    Death(WorkerId, Box<Death>),
 }
 
 impl State {
@@ -112,12 +113,12 @@ impl State {
         self.handle_with(now, input, Hand::Empty);
     }
 
-    fn handle_with(&mut self, now: Instant, input: Input, mut hand: Hand<'_>) {
+    fn handle_with(&mut self, now: Instant, input: Input, mut hand: Hand) {
         self.handle_holding(now, input, &mut hand);
     }
 
     /// The same. What is still in the hand after that was not wanted.
-    pub(super) fn handle_holding(&mut self, now: Instant, input: Input, hand: &mut Hand<'_>) {
+    pub(super) fn handle_holding(&mut self, now: Instant, input: Input, hand: &mut Hand) {
         // Only the clock's task lets time pass: it runs where the links' tasks do. Callers on other threads are punctual
         // while those stand still, and nobody would be heard in time.
         let due = self.sched.poll_timeout().filter(|due| *due <= now && !matches!(input, Input::Tick));
@@ -210,7 +211,8 @@ impl State {
         let mut death = death.unwrap_or_default();
         self.mourn(worker, &mut death);
         let input = if death.scarce { Input::Scarce { worker } } else { Input::Lost { worker, begun } };
-        self.handle_with(now, input, Hand::Death(worker, &death));
+        death.ran = self.sched.running_for(now, worker);
+        self.handle_with(now, input, Hand::Death(worker, Box::new(death)));
     }
 
     /// Adds what is known here of a worker that has gone or was given up, and keeps why if it never took tasks.
@@ -218,7 +220,8 @@ impl State {
         if let Some(port) = self.port(worker) {
             death.pid = port.pid().or(death.pid);
             death.fault = death.fault.take().or_else(|| port.fault.clone());
-            death.ours = port.doomed;
+            death.ours = port.doomed || port.terminated;
+            death.hint = autopsy::hint(death.exit, death.ours, &death.words, death.oom_kills);
             if !port.opened {
                 let overdue = port.doomed && !death.hung_up && death.fault.is_none();
                 death.overdue = overdue.then(|| Overdue::new(port.greeted, self.limits));
@@ -276,8 +279,8 @@ impl State {
                     Verdict::Cancelled { began } => Answer::Cancelled { began },
                     _ => Answer::Finished,
                 };
-                let hand = Hand::Answer { worker, attempt, verdict, body };
                 let used = Duration::from_micros(used_us.into());
+                let hand = Hand::Answer { worker, task, attempt, used, verdict, body };
                 self.handle_with(now, Input::Done { worker, task, attempt, answer, used }, hand);
             }
             ToParent::Item { task, attempt } => self.receive_item(now, worker, task, attempt, body),
@@ -315,7 +318,7 @@ impl State {
         self.woken.extend(waker);
     }
 
-    fn perform(&mut self, action: Action, hand: &mut Hand<'_>) {
+    fn perform(&mut self, action: Action, hand: &mut Hand) {
         match action {
             Action::Launch { worker } => self.launch(worker),
             Action::Run { worker, task, attempt, left } => self.send_run(worker, task, attempt, left),
@@ -337,8 +340,11 @@ impl State {
             Action::Ask { kind, n } => self.line.iter().for_each(|line| line.ask(kind, n)),
             Action::Return { kind, n } => self.line.iter().for_each(|line| line.give_back(kind, n)),
             Action::Terminate { worker } => {
-                if let Some(control) = self.port(worker).and_then(|port| port.control.as_ref()) {
-                    control.signal(Signal::SIGTERM);
+                if let Some(port) = self.port_mut(worker) {
+                    port.terminated = true;
+                    if let Some(control) = &port.control {
+                        control.signal(Signal::SIGTERM);
+                    }
                 }
             }
             Action::Kill { worker } => {
@@ -352,7 +358,9 @@ impl State {
                 }
             }
             Action::Abandon { worker } => {
-                self.mourn(worker, &mut Death::default());
+                let mut death = Box::<Death>::default();
+                self.mourn(worker, &mut death);
+                *hand = Hand::Death(worker, death);
                 let pid = self.port(worker).and_then(Port::pid);
                 self.abandoned.insert(worker, pid);
                 self.vacate(worker);
@@ -367,6 +375,11 @@ impl State {
             Action::Grant { task } => {
                 let waker = self.calls.place(task);
                 self.woken.extend(waker);
+            }
+            Action::Retry { task, worker, kind, attempts } => {
+                self.fall(task, Some(worker), hand, true);
+                let error = self.failed(kind, task, Some(worker), attempts, hand);
+                self.calls.note(task, &error);
             }
             Action::Resolve { task, outcome } => self.resolve(task, outcome, hand),
             Action::Started { ok: true } => self.live(Life::Started),
@@ -401,45 +414,5 @@ impl State {
                 self.woken.extend(waker);
             }
         }
-    }
-
-    fn resolve(&mut self, task: TaskId, outcome: Outcome, hand: &mut Hand<'_>) {
-        let answer = match outcome {
-            Outcome::Answered => match std::mem::replace(hand, Hand::Empty) {
-                Hand::Answer { verdict: Verdict::Returned, body, .. } => Ok(body),
-                Hand::Answer { worker, attempt, verdict, .. } => {
-                    Err(report::unanswered(self.about(task, Some(worker), attempt), verdict))
-                }
-                // The scheduler says Answered only while it handles Done.
-                Hand::Empty | Hand::Item(_) | Hand::Death(..) => Err(report::closed()),
-            },
-            Outcome::Failed { kind: ErrorKind::Overloaded, .. } => {
-                Err(report::overloaded(self.about(task, None, 0), self.sched.fullness()))
-            }
-            Outcome::Failed { kind, worker, attempts, may_have_run } => {
-                let about = self.about(task, worker, attempts);
-                let death = match hand {
-                    Hand::Death(dead, death) if worker == Some(*dead) => {
-                        self.fallen.extend((may_have_run && !self.bus.is_silent()).then_some(task));
-                        Some(&**death)
-                    }
-                    _ => None,
-                };
-                let start = self.start_error.as_ref();
-                let error = report::failed(kind, about, death, start);
-                let error = if self.can_kill { error } else { report::unkillable(error) };
-                Err(error.with(|report| report.may_have_run = may_have_run))
-            }
-        };
-        let waker = self.calls.answer(task, answer.map_err(|error| self.place(error)));
-        self.woken.extend(waker);
-    }
-
-    /// What errors say about a task.
-    fn about(&self, task: TaskId, worker: Option<WorkerId>, attempts: u32) -> About {
-        let kind = self.calls.kind(task).and_then(|kind| self.table.as_ref()?.get(kind as usize));
-        let name = kind.map(|kind| kind.name.clone());
-        let pid = worker.and_then(|worker| self.port(worker)?.pid());
-        About { task, name, worker, pid, attempts, stream: self.calls.is_stream(task) }
     }
 }

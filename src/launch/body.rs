@@ -66,6 +66,14 @@ impl Body {
             Self::Thread(thread) => thread.words().to_owned(),
         }
     }
+
+    /// The same, and what came before as far as it is kept.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Process(process) => process.stderr_kept(),
+            Self::Thread(thread) => thread.words().to_owned(),
+        }
+    }
 }
 
 impl Control {

@@ -4,6 +4,7 @@ pub(crate) mod body;
 mod in_process;
 pub(crate) mod libtest;
 pub(crate) mod local;
+mod oom;
 pub(crate) mod process;
 pub(crate) mod service;
 pub(crate) mod setting;

@@ -37,9 +37,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::error::Exit;
 use crate::id::WorkerId;
-use crate::launch::service;
 use crate::launch::stderr::{Reader, Tail};
+use crate::launch::{oom, service};
 use crate::sys::pidfd::{self, Ended};
+use crate::sys::process::peak_kib;
 use crate::sys::ready;
 use crate::wire::arg0::END;
 
@@ -95,9 +96,20 @@ pub(crate) struct Exited {
     pub(crate) exit: Exit,
     /// The most memory that was resident at once, in KiB, if it is known.
     pub(crate) peak_kib: Option<u64>,
+    /// How many times the kernel has killed for want of memory meanwhile, if that may be what ended it.
+    pub(crate) oom_kills: u64,
 }
 
-const UNKNOWN: Exited = Exited { exit: Exit::Unknown, peak_kib: None };
+const UNKNOWN: Exited = Exited { exit: Exit::Unknown, peak_kib: None, oom_kills: 0 };
+
+/// How things stood when a process was started.
+#[derive(Clone, Copy, Debug, Default)]
+struct Before {
+    /// The most memory that we have had resident, in KiB: the kernel counts it as the new process's too, since that has
+    /// shared ours for a moment.
+    peak_kib: Option<u64>,
+    oom_kills: Option<u64>,
+}
 
 impl Process {
     /// Starts a program in a process group of its own, with its standard error read by us. Blocks until it executes. It may be
@@ -119,7 +131,8 @@ impl Process {
         let tail = Arc::new(Tail::default());
         let (orders, received) = mpsc::unbounded_channel();
         let (exited, fate) = oneshot::channel();
-        let mut leader = Leader { pid, child, pidfd: None, guardian, patience: None };
+        let before = Before { peak_kib: peak_kib().ok(), oom_kills: oom::kills() };
+        let mut leader = Leader { pid, child, pidfd: None, before, guardian, patience: None };
         // At once: if somebody else reaps it, the group can only be found through a descriptor.
         let pidfd = pidfd::open(pid);
         let (pipe, kept) = (OwnedFd::from(stderr), Arc::clone(&tail));
@@ -167,6 +180,11 @@ impl Process {
     /// The last few KiB that the process wrote to standard error, control characters escaped.
     pub(crate) fn stderr_tail(&self) -> String {
         self.tail.text()
+    }
+
+    /// The same, and what came before as far as it is kept.
+    pub(crate) fn stderr_kept(&self) -> String {
+        self.tail.whole()
     }
 }
 
@@ -247,6 +265,7 @@ struct Leader {
     pid: u32,
     child: Child,
     pidfd: Option<AsyncFd<Arc<OwnedFd>>>,
+    before: Before,
     guardian: bool,
     /// Until when a guardian may take that was told to end.
     patience: Option<Instant>,
@@ -265,7 +284,7 @@ impl Leader {
                 None => None,
             };
             match (self.look(), readable) {
-                (Ok(Some(ended)), _) => return ended.into(),
+                (Ok(Some(ended)), _) => return self.before.judge(ended),
                 (Ok(None), Some(mut readable)) => readable.clear_ready(),
                 (Ok(None), None) => sleep(LOOK).await,
                 (Err(_), _) => return UNKNOWN,
@@ -339,13 +358,17 @@ impl Drop for Leader {
     }
 }
 
-impl From<Ended> for Exited {
-    fn from(ended: Ended) -> Self {
+impl Before {
+    fn judge(self, ended: Ended) -> Exited {
         let exit = match ended.code {
             libc::CLD_EXITED => Exit::Code(ended.status),
             code => Exit::Signal { number: ended.status, core: code == libc::CLD_DUMPED },
         };
-        Self { exit, peak_kib: u64::try_from(ended.peak_kib).ok() }
+        let own = |kib: &u64| self.peak_kib.is_some_and(|ours| *kib > ours);
+        let peak_kib = u64::try_from(ended.peak_kib).ok().filter(own);
+        let killed = matches!(exit, Exit::Signal { number: libc::SIGKILL, .. });
+        let oom_kills = if killed { oom::claim(self.oom_kills) } else { 0 };
+        Exited { exit, peak_kib, oom_kills }
     }
 }
 
@@ -365,7 +388,14 @@ mod tests {
             let child = command.args(["-c", script]).process_group(0).stderr(theirs).spawn().unwrap();
             drop(command);
             let pid = child.id().unwrap();
-            let leader = Leader { pid, child, pidfd: None, guardian: false, patience: None };
+            let leader = Leader {
+                pid,
+                child,
+                pidfd: None,
+                before: Before::default(),
+                guardian: false,
+                patience: None,
+            };
             let (orders, received) = mpsc::unbounded_channel();
             let (sender, fate) = oneshot::channel();
             let tail = Arc::new(Tail::default());

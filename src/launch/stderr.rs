@@ -56,8 +56,17 @@ impl Tail {
 
     /// The last [`TAIL`] bytes, shown as text.
     pub(super) fn text(&self) -> String {
+        self.last(TAIL)
+    }
+
+    /// All that is kept, shown as text.
+    pub(super) fn whole(&self) -> String {
+        self.last(KEPT)
+    }
+
+    fn last(&self, most: usize) -> String {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let cut = kept.len().saturating_sub(TAIL);
+        let cut = kept.len().saturating_sub(most);
         // Bytes that continue a character whose beginning was cut off.
         let torn =
             if cut == 0 { 0 } else { kept.range(cut..).take(3).take_while(|b| **b & 0xC0 == 0x80).count() };

@@ -140,7 +140,8 @@ fn exit_codes_and_signals_are_reported_as_they_are() {
         let first = exited(&mut launched);
         assert_eq!(first.exit, exit, "{script}");
         assert_eq!(first.exit.signal().as_deref(), name);
-        assert!(first.peak_kib.is_some_and(|kib| kib > 100), "{first:?}");
+        // Less than ours is not told.
+        assert!(first.peak_kib.is_none_or(|kib| kib > 1000), "{first:?}");
         assert_eq!(exited(&mut launched), first, "it can be asked again");
         let pid = launched.body.pid().unwrap();
         assert_eq!(stat(pid).map(|(state, ..)| state), Some('Z'), "unreaped while the handle is held");

@@ -89,7 +89,7 @@ impl Thread {
             let Poll::Ready(words) = Pin::new(fate).poll(cx) else { return Poll::Pending };
             self.fate = Fate::Known(words.unwrap_or_else(|_| "its thread has panicked".to_owned()));
         }
-        Poll::Ready(Exited { exit: Exit::Thread, peak_kib: None })
+        Poll::Ready(Exited { exit: Exit::Thread, peak_kib: None, oom_kills: 0 })
     }
 
     /// Why it has ended, if it was not told to.

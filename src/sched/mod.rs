@@ -314,6 +314,8 @@ pub(crate) enum Action {
     Kill { worker: WorkerId },
     /// Even SIGKILL did not help: let go of the worker. `Lost` need not follow and is ignored.
     Abandon { worker: WorkerId },
+    /// The attempt has failed like this, and the task is tried again.
+    Retry { task: TaskId, worker: WorkerId, kind: ErrorKind, attempts: u32 },
     /// Tell the caller that the task, patient or merely reserved for, has a place in the queue. Once per task.
     Grant { task: TaskId },
     /// Answer the worker's oldest question of this kind.

@@ -8,23 +8,24 @@
 use crate::error::ErrorKind;
 use crate::event::Leave;
 use crate::id::WorkerId;
+use crate::sched::Action;
 use crate::sched::queue::Stand;
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Seat, Worker};
 
 impl Scheduler {
     /// Has a task tried again that may have begun and is in no list, if that is wanted: alone, or with those that go `back`
-    /// to the queue. `blame`: what its worker was lost for.
+    /// to the queue. `kind`: what it would be resolved to.
     pub(super) fn retry(
         &mut self,
         index: u32,
         stop: Option<ErrorKind>,
-        blame: ErrorKind,
+        (worker, kind): (&Worker, ErrorKind),
         back: &mut Vec<u32>,
     ) -> bool {
         let stopped = stop.is_some() && !planted!(self, RetryStopped);
         let endless = planted!(self, RetryForever);
-        let shares = blame == ErrorKind::Collateral || planted!(self, TrustSuspect);
+        let shares = worker.blame() == ErrorKind::Collateral || planted!(self, TrustSuspect);
         let lax = planted!(self, RetryStream);
         // Of a stream of which items came the caller would get these twice.
         let Some(task) = self.tasks.at_mut(index).filter(|task| !task.came() || lax) else { return false };
@@ -34,6 +35,8 @@ impl Scheduler {
         if !shares {
             task.stand = Stand::Alone;
         }
+        let (task, attempts) = (task.id, task.attempts);
+        self.act(Action::Retry { task, worker: worker.id, kind, attempts });
         self.give_back(index, back);
         true
     }

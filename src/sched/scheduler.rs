@@ -180,6 +180,21 @@ impl Scheduler {
         self.mode == Mode::Running
     }
 
+    /// What a worker runs, as far as can be known here, and for how long.
+    pub(crate) fn running_for(&self, now: Instant, id: WorkerId) -> Vec<(TaskId, Duration)> {
+        let Some(worker) = self.seat(id).and_then(|seat| self.worker(seat)) else { return Vec::new() };
+        let (now, slots) = (self.clock.at(now), self.config.slots);
+        let begun = |task: &Task| {
+            let since = task.sent.as_ref()?.since;
+            // With more slots it may have been sent into one that was free.
+            Some(if slots == 1 { since.max(worker.done) } else { since })
+        };
+        let held = worker.tasks.iter(&self.tasks).filter_map(|index| self.tasks.at(index));
+        held.take(slots as usize)
+            .filter_map(|task| Some((task.id, now.saturating_sub(begun(task)?))))
+            .collect()
+    }
+
     fn handle_worker(&mut self, seat: u32, input: Input) {
         match input {
             Input::Lost { begun, .. } => return self.lost(seat, begun),
@@ -215,6 +230,7 @@ impl Scheduler {
     }
 
     fn done(&mut self, seat: u32, id: TaskId, attempt: u32, answer: Answer) {
+        let now = self.clock.now();
         let legal =
             |task: &Task| task.is_on(seat) && (task.attempts == attempt || planted!(self, AcceptStale));
         let Some(task) = self.tasks.get(id).filter(|&task| legal(task)) else {
@@ -227,6 +243,7 @@ impl Scheduler {
             Answer::Finished => {
                 if let Some(worker) = self.worker_mut(seat) {
                     worker.finished += 1;
+                    worker.done = now;
                 }
                 self.finished += 1;
                 if planted!(self, DoubleResolve) && self.finished.is_multiple_of(16) {

@@ -161,7 +161,7 @@ impl Scheduler {
             let begun = (in_time || came) && !rerun;
             let Some(sent) = task.take(begun) else { continue };
             let (ran, stop) = (task.ran(), sent.stop.map(|stop| stop.kind));
-            if begun && self.retry(index, stop, worker.blame(), &mut back) {
+            if begun && self.retry(index, stop, (&worker, worker.blame()), &mut back) {
                 continue;
             }
             if begun {

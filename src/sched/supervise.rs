@@ -292,7 +292,7 @@ impl Scheduler {
             self.forget_ladder(index);
             let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.take(true)) else { continue };
             let stop = sent.stop.map(|stop| stop.kind);
-            if !self.retry(index, stop, worker.blame(), &mut back) {
+            if !self.retry(index, stop, (&worker, ErrorKind::Unresponsive), &mut back) {
                 self.fail(index, ErrorKind::Unresponsive, Some(worker.id), true);
             }
         }

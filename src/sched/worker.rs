@@ -104,8 +104,9 @@ pub(super) struct Worker {
     pub(super) quarantined: bool,
     /// Whether it got SIGTERM: it gets nothing more to do, and goes when it has nothing left.
     pub(super) terminated: bool,
-    /// How many tasks it finished.
+    /// How many tasks it finished, and when the last one.
     pub(super) finished: u64,
+    pub(super) done: Time,
     /// Whether it runs a task that shares it with nobody.
     pub(super) alone: bool,
     /// Whether it may be given tasks, as far as the tree's budget goes.
@@ -167,6 +168,7 @@ impl Worker {
             quarantined: false,
             terminated: false,
             finished: 0,
+            done: now,
             alone: false,
             placed: true,
             idle: now,

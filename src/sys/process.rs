@@ -26,6 +26,18 @@ pub(crate) fn children() -> io::Result<Vec<u32>> {
     Ok(processes.filter(|pid| field::<u32>(*pid, 4).is_ok_and(|parent| parent == own)).collect())
 }
 
+/// The most memory that this process has had resident at once, in KiB.
+///
+/// # Errors
+///
+/// When there is no `/proc`; `InvalidData` when the kernel's answer is not understood.
+pub(crate) fn peak_kib() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the process's status is not understood"))
+}
+
 /// A field of a process's status, counted from 1 as in its manual page; from the third on.
 fn field<T: FromStr>(pid: u32, number: usize) -> io::Result<T> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;

@@ -2,7 +2,8 @@
 
 use super::model::{Model, State};
 use super::{Checked, ensure};
-use crate::id::TaskId;
+use crate::error::ErrorKind;
+use crate::id::{TaskId, WorkerId};
 
 impl Model {
     /// A task that was sent in vain goes back to its place.
@@ -22,6 +23,18 @@ impl Model {
     pub(super) fn alone(&self) -> Vec<TaskId> {
         let alone = self.tasks.iter().filter(|(_, record)| matches!(record.state, State::Alone));
         alone.map(|(&task, _)| task).collect()
+    }
+
+    /// Judges what is told of an attempt that is not the last.
+    pub(super) fn retry(&self, task: TaskId, worker: WorkerId, kind: ErrorKind, attempts: u32) -> Checked {
+        let record = self.tasks.get(&task).ok_or("a resolved task is tried again")?;
+        // It may be too late for it at once.
+        let waits = matches!(record.state, State::Waiting | State::Alone | State::Must(_));
+        ensure!(record.again && record.begun && waits, "{task:?} is tried again, unasked");
+        ensure!(record.attempts == attempts, "{task:?} had {} attempts, not {attempts}", record.attempts);
+        let death = [ErrorKind::Crashed, ErrorKind::Collateral, ErrorKind::Protocol, ErrorKind::Unresponsive];
+        ensure!(death.contains(&kind), "{task:?} is tried again on {worker:?} after {kind:?}");
+        Ok(())
     }
 
     /// Whoever waits for a worker of its own gets one if it is there; otherwise there has to be a seat that may come to

@@ -31,6 +31,7 @@ impl Model {
                 self.is_in_time(task, left)
             }
             Action::Cancel { worker, task, grace } => self.cancel(worker, task, grace),
+            Action::Retry { task, worker, kind, attempts } => self.retry(task, worker, kind, attempts),
             Action::Grant { task } => self.grant(task),
             Action::Resolve { task, outcome } => self.resolve(task, outcome),
             Action::Started { ok } => {
@@ -332,7 +333,12 @@ impl Model {
             }
         };
         match &record.state {
-            State::Must(kinds) => ensure!(kinds.contains(&kind), "{task:?}: {kinds:?}, not {outcome:?}"),
+            State::Must(kinds) => {
+                // What the input set off comes before what the time does.
+                let late = kind == Some(ErrorKind::Launch) && kinds == &[Some(ErrorKind::TimedOut)];
+                let right = kinds.contains(&kind) || late && self.is_hopeless();
+                ensure!(right, "{task:?}: {kinds:?}, not {outcome:?}");
+            }
             State::Outside { .. } | State::Reserved | State::Waiting | State::Alone => {
                 let alone = matches!(record.state, State::Alone) && self.may_have_given_up();
                 let launch = kind == Some(ErrorKind::Launch) && (alone || self.is_hopeless());

@@ -162,7 +162,8 @@ fn a_stream_is_tried_again_only_as_long_as_no_item_has_come() {
         let launch = Action::Launch { worker: worker(2, 0) };
         match came {
             true => pool.wants(&[failed(1, Crashed, Some(one), 1, true), launch]),
-            false => pool.wants(&[launch]),
+            false => pool
+                .wants(&[Action::Retry { task: task(1), worker: one, kind: Crashed, attempts: 1 }, launch]),
         }
     }
 }

@@ -1,8 +1,13 @@
 //! What is tried again after a loss, and where.
 
 use super::{MS, Pool, answered, failed, run, task, worker};
-use crate::error::ErrorKind::*;
+use crate::error::ErrorKind::{self, *};
+use crate::id::WorkerId;
 use crate::sched::{Action, Input, Spec};
+
+fn again(n: u32, by: WorkerId, kind: ErrorKind) -> Action {
+    Action::Retry { task: task(n), worker: by, kind, attempts: 1 }
+}
 
 fn submit(pool: &mut Pool, n: u32, retries: u32) {
     pool.put(Input::Submit { task: task(n), spec: Spec { retries, ..Spec::default() } });
@@ -15,7 +20,7 @@ fn who_has_died_with_its_worker_is_tried_again_alone_and_so_often() {
     (1..=3).for_each(|n| submit(&mut pool, n, 1));
     pool.wants(&[run(1, one, 1), run(2, two, 1), run(3, two, 1)]);
     pool.lost(one, 1);
-    pool.wants(&[Action::Launch { worker: worker(3, 0) }]);
+    pool.wants(&[again(1, one, Crashed), Action::Launch { worker: worker(3, 0) }]);
     // The other worker has room, but not for this one; the new one has it for nobody else.
     pool.opens(worker(3, 0));
     pool.submit([4, 5]);
@@ -36,6 +41,8 @@ fn suspects_are_tried_one_by_one_on_workers_that_nobody_has_used() {
     pool.wants(&[
         run(1, one, 1),
         run(2, one, 1),
+        again(1, one, Crashed),
+        again(2, one, Crashed),
         Action::Launch { worker: worker(2, 0) },
         run(1, worker(2, 0), 2),
     ]);
@@ -62,6 +69,7 @@ fn a_death_that_we_caused_makes_nobody_a_suspect() {
     pool.lost(two, 2);
     // The one is not asked for any more, and the other goes to whoever has room.
     pool.wants(&[
+        again(3, two, Collateral),
         failed(2, Cancelled, Some(two), 1, true),
         Action::Launch { worker: worker(3, 1) },
         run(3, one, 2),
@@ -69,6 +77,7 @@ fn a_death_that_we_caused_makes_nobody_a_suspect() {
     pool.lost(one, 2);
     pool.opens(worker(3, 1));
     pool.wants(&[
+        again(1, one, Crashed),
         failed(3, Crashed, Some(one), 2, true),
         Action::Launch { worker: worker(4, 0) },
         run(1, worker(3, 1), 2),
@@ -86,6 +95,7 @@ fn what_is_given_up_for_silence_is_tried_again_too() {
         Action::Ping { worker: one },
         Action::Kill { worker: one },
         Action::Abandon { worker: one },
+        again(1, one, Unresponsive),
         Action::Launch { worker: worker(2, 0) },
     ]);
     pool.opens(worker(2, 0));
@@ -103,6 +113,7 @@ fn an_attempt_that_had_not_begun_does_not_count() {
     pool.opens(worker(3, 0));
     pool.wants(&[
         run(1, worker(1, 0), 1),
+        again(1, worker(1, 0), Crashed),
         Action::Launch { worker: worker(2, 0) },
         run(1, worker(2, 0), 2),
         Action::Launch { worker: worker(3, 0) },

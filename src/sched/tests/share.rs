@@ -238,7 +238,8 @@ fn what_has_died_with_its_worker_is_tried_again_on_a_fresh_one_below_too() {
     pool.put(Input::Submit { task: task(1), spec });
     pool.wants(&[run(1, worker(1, 0), 1)]);
     pool.lost(worker(1, 0), 1);
-    pool.wants(&[Action::Launch { worker: worker(2, 0) }]);
+    let again = Action::Retry { task: task(1), worker: worker(1, 0), kind: ErrorKind::Crashed, attempts: 1 };
+    pool.wants(&[again, Action::Launch { worker: worker(2, 0) }]);
     pool.opens(worker(2, 0));
     pool.wants(&[run(1, worker(2, 0), 2)]);
 }

@@ -50,7 +50,7 @@ impl Task for Mix {
 struct Count(Blob);
 
 impl Task for Count {
-    const NAME: &'static str = "count";
+    const NAME: &'static str = "tally";
     type Output = u64;
 
     async fn run(self, _: Context) -> u64 {

@@ -24,7 +24,7 @@ fn leaky() -> Worker {
 struct Leak(usize);
 
 impl Task for Leak {
-    const NAME: &'static str = "leak";
+    const NAME: &'static str = "grow";
     type Output = u32;
 
     async fn run(self, _: Context) -> u32 {

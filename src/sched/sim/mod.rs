@@ -201,7 +201,7 @@ const BUGS: [(&str, Bug); 42] = [
 ];
 
 /// How many fixed seeds, and how many that change with every commit.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 500;
 
 /// What the seeds together have to get to, at least 20 times each.
 const REACHED: [&str; 44] = [

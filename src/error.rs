@@ -1,15 +1,20 @@
-//! The one error type of the crate, and how a process ended. It tells what happened, to which task on which worker, and
-//! what to do about it; it does not decide which of these is the case.
+//! The one error type of the crate. It tells what happened, to which task on which worker, and what to do about it; it does
+//! not decide which of these is the case.
+
+mod exit;
+mod report;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::id::{TaskId, WorkerId};
+pub use exit::Exit;
+pub(crate) use report::{Earlier, Report};
+use report::{LINE, clip};
 
 /// Why a task, a pool or a worker failed.
 ///
@@ -83,70 +88,6 @@ pub enum ErrorKind {
     UnknownTask,
     /// The worker stopped answering, or did not even die when it was killed.
     Unresponsive,
-}
-
-/// How a worker ended.
-///
-/// ```
-/// use procpool::{Error, Exit};
-///
-/// fn ran_out_of_time(error: &Error) -> bool {
-///     matches!(error.exit(), Some(Exit::Signal { .. })) && error.exit().and_then(|exit| exit.signal()).as_deref() == Some("SIGXCPU")
-/// }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Exit {
-    /// It exited with this code.
-    Code(i32),
-    /// A signal ended it.
-    Signal {
-        /// The signal's number.
-        number: i32,
-        /// Whether a core was dumped.
-        core: bool,
-    },
-    /// Nobody knows: something else in this process reaped it first.
-    Unknown,
-    /// It was a thread of the pool's process: see [`PoolBuilder::in_process`](crate::PoolBuilder::in_process).
-    Thread,
-}
-
-/// How many characters an error's one line may have. Longer ones are not read, and cut off by those who log them.
-const LINE: usize = 290;
-
-/// Everything that is known about a failure.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Report {
-    pub(crate) kind: ErrorKind,
-    /// What happened, in lower case and without a full stop.
-    pub(crate) message: Cow<'static, str>,
-    /// What the reader can do about it.
-    pub(crate) advice: Option<Cow<'static, str>>,
-    pub(crate) task: Option<TaskId>,
-    pub(crate) task_name: Option<Cow<'static, str>>,
-    pub(crate) worker: Option<WorkerId>,
-    pub(crate) pid: Option<u32>,
-    /// The workers whose own pools it comes from, the root's first.
-    pub(crate) path: Vec<WorkerId>,
-    /// How often the task was begun, or may have been.
-    pub(crate) attempts: u32,
-    pub(crate) may_have_run: bool,
-    /// Position of the input in a `map`.
-    pub(crate) index: Option<u64>,
-    pub(crate) exit: Option<Exit>,
-    /// Whether the pool killed the worker.
-    pub(crate) killed: bool,
-    /// How long the attempt ran.
-    pub(crate) ran: Option<Duration>,
-    /// The most memory that the worker had resident, in bytes.
-    pub(crate) peak: Option<u64>,
-    /// What may have been behind it.
-    pub(crate) hint: Option<Cow<'static, str>>,
-    /// How the attempt before has ended.
-    pub(crate) earlier: Option<Earlier>,
-    /// The last lines that the worker wrote to its standard error, control characters escaped.
-    pub(crate) stderr: String,
 }
 
 impl Error {
@@ -325,32 +266,6 @@ impl fmt::Display for Error {
     }
 }
 
-impl Report {
-    /// On which worker, in which attempt and for how long.
-    fn place(&self) -> String {
-        let mut parts = Vec::new();
-        parts.extend(self.worker.map(|worker| worker.to_string()));
-        parts.extend(self.pid.filter(|_| self.worker.is_some()).map(|pid| format!("pid {pid}")));
-        parts.extend((self.attempts > 1).then(|| format!("attempt {}", self.attempts)));
-        parts.extend(self.ran.map(|ran| format!("after {ran:.1?}")));
-        let mut place = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
-        for (at, worker) in self.path.iter().enumerate() {
-            place += &format!("{}{worker}", if at == 0 { ", below " } else { " and " });
-        }
-        place
-    }
-}
-
-/// A text as a part of one line: without control characters, and of so many characters at most.
-fn clip(text: &str, most: usize) -> String {
-    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect();
-    if text.chars().nth(most).is_some() {
-        line.pop();
-        line.push('…');
-    }
-    line
-}
-
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = &*self.0;
@@ -383,33 +298,6 @@ impl std::error::Error for Error {
     }
 }
 
-/// How an attempt has ended that was not the last. It is flat: whatever comes from a worker must not nest without end.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Earlier {
-    line: String,
-    exit: Option<Exit>,
-}
-
-impl From<&Error> for Earlier {
-    fn from(error: &Error) -> Self {
-        Self { line: error.to_string(), exit: error.exit() }
-    }
-}
-
-impl fmt::Display for Earlier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.line)
-    }
-}
-
-impl std::error::Error for Earlier {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.exit.as_ref().map(|exit| exit as _)
-    }
-}
-
-impl std::error::Error for Exit {}
-
 impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         Self::other(error)
@@ -425,41 +313,6 @@ impl Serialize for Error {
 impl<'de> Deserialize<'de> for Error {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Report::deserialize(deserializer).map(|report| Self(Arc::new(report)))
-    }
-}
-
-impl Exit {
-    /// The exit code, if it exited.
-    pub fn code(&self) -> Option<i32> {
-        match self {
-            Self::Code(code) => Some(*code),
-            _ => None,
-        }
-    }
-
-    /// The signal's name, such as `SIGSEGV`, if a signal ended it.
-    pub fn signal(&self) -> Option<Cow<'static, str>> {
-        match self {
-            Self::Signal { number, .. } => Some(match Signal::try_from(*number) {
-                Ok(signal) => Cow::Borrowed(signal.as_str()),
-                Err(_) => Cow::Owned(format!("signal {number}")),
-            }),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exited with code {code}"),
-            Self::Signal { core, .. } => {
-                write!(f, "was killed by {}", self.signal().unwrap_or_default())?;
-                if *core { f.write_str(" (core dumped)") } else { Ok(()) }
-            }
-            Self::Thread => f.write_str("ended its thread"),
-            Self::Unknown => f.write_str("ended, its status taken by another part of this process"),
-        }
     }
 }
 

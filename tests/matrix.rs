@@ -344,7 +344,7 @@ async fn run_wrong(plan: &Plan) {
         Way::Segfault => (ErrorKind::Crashed, &["(wrong): its worker was killed by SIGSEGV"]),
         Way::Kill => (ErrorKind::Crashed, &["(wrong): its worker was killed by SIGKILL (worker 1, pid "]),
         Way::Stop => {
-            (ErrorKind::Unresponsive, &["(wrong): its worker stopped answering and was given up (worker 1"])
+            (ErrorKind::Unresponsive, &["(wrong): its worker stopped answering and was killed (worker 1"])
         }
         // It finds out by itself, or its parent is faster.
         Way::Close => (

@@ -367,6 +367,10 @@ mod tests {
             shown.contains("worker 3, pid 77") && shown.contains("xxx") && shown.ends_with('…'),
             "{shown}"
         );
+        let deep = endless.with(|report| report.path = vec![WorkerId::new(1, 0); 40]);
+        assert!(deep.to_string().contains("worker 1") && !deep.to_string().contains("xx"), "{deep}");
+        let named = full().with(|report| report.task_name = Some("n".repeat(400).into()));
+        assert!(!named.to_string().contains("its last words"), "{named}");
     }
 
     #[test]

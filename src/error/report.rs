@@ -64,6 +64,9 @@ impl Report {
 
 /// A text as a part of one line: without control characters, and of so many characters at most.
 pub(super) fn clip(text: &str, most: usize) -> String {
+    if most == 0 {
+        return String::new();
+    }
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect();
     if text.chars().nth(most).is_some() {
         line.pop();

@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_util::codec::Decoder;
 
+use crate::blob::LARGE;
 use crate::sys::{buffer, ready};
 use crate::wire::chain::Chain;
 use crate::wire::codec::{Codec, Message, Unsendable, Violation, excerpt, take_magic};
@@ -21,10 +22,6 @@ use crate::wire::payload::Payload;
 
 /// How much room a read is given. More finds no more in a socket of default size; less costs system calls.
 const READ: usize = 64 << 10;
-
-/// Bodies up to this size are copied out of the read buffer, so that a small output that its caller keeps does not keep
-/// the whole buffer. Above it a copy costs more than the memory is worth.
-const COPIED: usize = 32 << 10;
 
 /// The largest buffer that is kept for what comes next; what one large message took is let go of.
 const KEPT: usize = 1 << 20;
@@ -240,7 +237,7 @@ impl<S: Stream> Link<S> {
         let mut large = false;
         while let Some(mut message) = self.codec.decode(&mut self.inbox)? {
             large |= message.body.len() > KEPT;
-            if !message.body.is_empty() && message.body.len() <= COPIED {
+            if !message.body.is_empty() && message.body.len() <= LARGE {
                 message.body = Bytes::copy_from_slice(&message.body);
             }
             batch.push(Message { frame: message.frame, body: message.body.into() });
@@ -278,13 +275,6 @@ impl Outbox {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty() && self.bulk.is_empty()
-    }
-
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.bulk.clear();
-        self.marked = 0;
     }
 }
 

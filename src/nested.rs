@@ -172,8 +172,10 @@ fn nest(uplink: &Arc<Uplink>) -> Result<Pool, Error> {
     }
     let nest = {
         let mut below = uplink.below();
-        let limit = PoolBuilder::below(uplink).leave_limit().mul_f64(WAIT);
-        let new = || Arc::new(Nest { pools: Mutex::default(), limit }) as Arc<dyn Below>;
+        let new = || {
+            let limit = PoolBuilder::below(uplink).leave_limit().mul_f64(WAIT);
+            Arc::new(Nest { pools: Mutex::default(), limit }) as Arc<dyn Below>
+        };
         Arc::clone(below.get_or_insert_with(new))
     };
     let nest: &dyn std::any::Any = &*nest;

@@ -2,6 +2,10 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
 use futures::future::join_all;
 use procpool::{Blob, Context, Pool, Task};
 use serde::{Deserialize, Serialize};
@@ -89,5 +93,44 @@ fn many_large_blobs_in_flight_arrive_whole() {
         for (blob, counted) in blobs.iter().zip(sums) {
             assert_eq!(counted.unwrap(), sum(blob));
         }
+    });
+}
+
+/// Memory that asks a pool something when it is let go of.
+struct Curious {
+    bytes: Vec<u8>,
+    pool: Pool,
+    gone: Arc<AtomicU32>,
+}
+
+impl AsRef<[u8]> for Curious {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Curious {
+    fn drop(&mut self) {
+        let _ = self.pool.stats();
+        self.gone.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn memory_of_somebody_elses_is_let_go_of_when_the_pool_can_be_asked() {
+    on_both_runtimes(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let gone = Arc::new(AtomicU32::new(0));
+        let curious = |pool: &Pool| {
+            let memory = Curious { bytes: vec![1; MIB], pool: pool.clone(), gone: Arc::clone(&gone) };
+            Count(Blob::from(Bytes::from_owner(memory)))
+        };
+        assert_eq!(pool.run(curious(&pool)).await.unwrap(), MIB as u64);
+        until(|| gone.load(Ordering::SeqCst) == 1).await;
+        // Some on their way, some still waiting, when everything ends.
+        let runs: Vec<_> = (0..8).map(|_| pool.run(curious(&pool))).collect();
+        pool.abort().await;
+        join_all(runs).await;
+        until(|| gone.load(Ordering::SeqCst) == 9).await;
     });
 }

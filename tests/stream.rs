@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use futures::FutureExt;
 use futures::stream::{FusedStream, Stream, StreamExt, TryStreamExt};
 use procpool::{Blob, Context, Emitter, ErrorKind, Pool, StreamTask, Task};
@@ -241,5 +243,19 @@ fn a_full_queue_refuses_a_stream_and_a_reserved_place_takes_one() {
         busy.cancel().await.unwrap();
         assert_eq!(items.try_collect::<Vec<_>>().await.unwrap(), [0, 1, 2]);
         ahead.await.unwrap();
+    });
+}
+
+#[test]
+fn a_place_that_was_lost_before_its_stream_came_says_why() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).build().await.unwrap();
+        let soon = Instant::now() + Duration::from_millis(50);
+        let permit = pool.with_deadline(soon).try_reserve().unwrap();
+        // The next one's refusal shows that the time has come here as well.
+        until(|| Instant::now() > soon && pool.with_deadline(soon).try_reserve().is_err()).await;
+        let mut items = permit.stream(Count { to: 3, way: Sending::Await });
+        assert!(items.next().await.unwrap().unwrap_err().is_timed_out());
+        assert!(items.next().await.is_none());
     });
 }

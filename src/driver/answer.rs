@@ -30,8 +30,9 @@ impl State {
             }
         };
         let answer = self.calls.with_earlier(task, answer);
-        let waker = self.calls.answer(task, answer.map_err(|error| self.place(error)));
+        let (waker, input) = self.calls.answer(task, answer.map_err(|error| self.place(error)));
         self.woken.extend(waker);
+        self.spent.extend(input);
     }
 
     /// Notes that a task has fallen with its worker, for those who listen.

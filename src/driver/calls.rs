@@ -98,14 +98,29 @@ impl Calls {
     /// Says what a place is used for, unless that call is answered already.
     pub(super) fn redeem(&mut self, task: TaskId, kind: u32, payload: Payload, stream: bool) -> bool {
         let Some(call) = self.get_mut(task) else { return false };
-        let Phase::Waiting { input, leash, .. } = &mut call.phase else { return false };
-        call.kind = kind;
-        if stream {
-            call.phase = Phase::Streaming(Box::new(Streaming::new(payload, leash.take())));
-        } else {
-            *input = payload;
+        let waits = match &mut call.phase {
+            Phase::Waiting { input, .. } if !stream => {
+                *input = payload;
+                true
+            }
+            Phase::Waiting { leash, .. } => {
+                call.phase = Phase::Streaming(Box::new(Streaming::new(payload, leash.take())));
+                true
+            }
+            // A stream's answer is where its reader looks for it.
+            Phase::Answered(answer) if stream => {
+                let answer = std::mem::replace(answer, Ok(Payload::new()));
+                let mut over = Streaming::new(Payload::new(), None);
+                drop(over.end(answer));
+                call.phase = Phase::Streaming(Box::new(over));
+                false
+            }
+            Phase::Answered(_) | Phase::Streaming(_) => false,
+        };
+        if waits {
+            call.kind = kind;
         }
-        true
+        waits
     }
 
     /// Notes that a call has a place in the queue. The waker that is given back is to be woken when the lock is free.
@@ -152,15 +167,19 @@ impl Calls {
         answer.map_err(|error| error.with(|report| report.earlier = earlier))
     }
 
-    /// Answers a call. The waker that is given back is to be woken when the lock is free.
-    pub(super) fn answer(&mut self, task: TaskId, answer: Result<Payload, Error>) -> Option<Waker> {
-        let call = self.get_mut(task)?;
+    /// Answers a call. The waker that is given back is to be woken when the lock is free, and the input dropped then.
+    pub(super) fn answer(
+        &mut self,
+        task: TaskId,
+        answer: Result<Payload, Error>,
+    ) -> (Option<Waker>, Option<Payload>) {
+        let Some(call) = self.get_mut(task) else { return (None, None) };
         let wanted = call.wanted;
-        let (waker, leash) = match &mut call.phase {
+        let (waker, leash, input) = match &mut call.phase {
             Phase::Streaming(stream) => stream.end(answer),
             phase => match std::mem::replace(phase, Phase::Answered(answer)) {
-                Phase::Waiting { waker, leash, .. } => (waker, leash),
-                Phase::Answered(_) | Phase::Streaming(_) => (None, None),
+                Phase::Waiting { waker, leash, input } => (waker, leash, input),
+                Phase::Answered(_) | Phase::Streaming(_) => (None, None, Payload::new()),
             },
         };
         if !wanted {
@@ -169,7 +188,8 @@ impl Calls {
         if let Some(leash) = leash {
             self.leashed.remove(&(leash.id, task));
         }
-        waker
+        // Few bytes are a copy of our own.
+        (waker, input.small().is_none().then_some(input))
     }
 
     /// A stream that somebody will read.

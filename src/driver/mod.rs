@@ -248,11 +248,12 @@ impl Driver {
 impl Shared {
     /// Runs `f` under the lock; then, without it, wakes whoever is concerned and starts the links that were decided on.
     fn with<R>(self: &Arc<Self>, f: impl FnOnce(&mut State, Instant) -> R) -> R {
-        let (result, woken, launches, news) = self.lock(|state| {
+        let (result, woken, launches, news, _spent) = self.lock(|state| {
             let result = f(state, Instant::now());
             state.rearm();
             let (woken, launches) = (std::mem::take(&mut state.woken), std::mem::take(&mut state.launches));
-            (result, woken, launches, state.news.take())
+            let spent = (std::mem::take(&mut state.spent), std::mem::take(&mut state.unsent));
+            (result, woken, launches, state.news.take(), spent)
         });
         for worker in launches {
             // A runtime that is shutting down drops the future at once, and the fuse with it: not under the lock.

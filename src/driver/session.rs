@@ -25,7 +25,7 @@ use crate::id::WorkerId;
 use crate::launch::body::Body;
 use crate::launch::process::Exited;
 use crate::launch::{Launched, Refusal};
-use crate::link::{self, Link, Socket};
+use crate::link::{self, Link, Outbox, Socket};
 use crate::sched::Input;
 use crate::sys::memory::Page;
 use crate::sys::process::{resident, start_time};
@@ -83,9 +83,8 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
         Some(Refusal::new(Error::new(ErrorKind::Launch, message), &cause))
     })?;
     let nonce = nonce();
-    shared.with(|state, _| {
-        state.send(worker, &ToWorker::Hello(hello(shared, worker, nonce)));
-    });
+    let hello = ToWorker::Hello(hello(shared, worker, nonce));
+    shared.with(|state, _| state.send(worker, &hello));
     Ok(Session {
         link: Link::new(socket, shared.limits.message),
         shared: Arc::clone(shared),
@@ -188,7 +187,9 @@ impl Session {
     fn exchange(&mut self, received: bool, trouble: Option<Violation>, cx: &Context<'_>) -> bool {
         let Self { shared, worker, link, nonce, batch, receiving, sending, hung_up, .. } = self;
         let worker = *worker;
-        shared.with(|state, now| {
+        // Dropped when the lock is free.
+        let mut unsent = Outbox::default();
+        let goes_on = shared.with(|state, now| {
             for Message { frame, body } in batch.drain(..) {
                 state.receive(now, worker, nonce, frame, body);
             }
@@ -202,14 +203,16 @@ impl Session {
             }
             let Some(port) = state.port_mut(worker) else { return false };
             if !*sending {
-                port.outbox.clear();
+                unsent = std::mem::take(&mut port.outbox);
             } else if link.is_flushed() {
                 link.load(&mut port.outbox);
             }
             port.waker = Some(cx.waker().clone());
             port.woken = None;
             true
-        })
+        });
+        drop(unsent);
+        goes_on
     }
 
     /// Writes what there is. Whether everything was written and there may be more.

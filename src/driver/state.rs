@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::id::{TaskId, WorkerId};
 use crate::launch::body::Control;
 use crate::launch::service::Alarm;
+use crate::link::Outbox;
 use crate::sched::{Action, Answer, Config, Input, Scheduler, Tally};
 use crate::uplink::{Line, Uplink};
 use crate::wire::codec::Codec;
@@ -61,6 +62,10 @@ pub(super) struct State {
     pub(super) news: Option<Life>,
     /// To be woken when the lock is free.
     pub(super) woken: Vec<Waker>,
+    /// To be dropped when the lock is free: a blob's memory may be anybody's, and its drop anybody's code.
+    pub(super) spent: Vec<Payload>,
+    /// The same: what was not sent to a worker that has gone.
+    pub(super) unsent: Vec<Outbox>,
     /// Links to be started when the lock is free.
     pub(super) launches: Vec<WorkerId>,
 }
@@ -105,6 +110,8 @@ impl State {
             abandoned: BTreeMap::new(),
             news: None,
             woken: Vec::new(),
+            spent: Vec::new(),
+            unsent: Vec::new(),
             launches: Vec::new(),
         })
     }
@@ -241,6 +248,7 @@ impl State {
             self.ports.get_mut(worker.slot()).and_then(|place| place.take_if(|p| p.worker == worker))
         {
             self.woken.extend(port.waker);
+            self.unsent.push(port.outbox);
         }
         self.close();
     }

@@ -44,11 +44,13 @@ impl Streaming {
         self.end.is_some()
     }
 
-    /// Notes how it ended. The waker is to be woken when the lock is free.
-    pub(super) fn end(&mut self, answer: Result<Payload, Error>) -> (Option<Waker>, Option<Arc<Leash>>) {
+    /// Notes how it ended. The waker is to be woken when the lock is free, and the input dropped then.
+    pub(super) fn end(
+        &mut self,
+        answer: Result<Payload, Error>,
+    ) -> (Option<Waker>, Option<Arc<Leash>>, Payload) {
         self.end = Some(answer.map(drop));
-        self.input = Payload::new();
-        (self.waker.take(), self.leash.take())
+        (self.waker.take(), self.leash.take(), mem::take(&mut self.input))
     }
 
     /// Nobody will read it: gives out what is to be dropped when the lock is free, and keeps what it needs to be sent.

@@ -239,11 +239,13 @@ impl Scheduler {
         let stop = task.sent.as_ref().and_then(|sent| sent.stop.as_ref());
         let kind = stop.map_or(ErrorKind::Cancelled, |stop| stop.kind);
         self.take_back(seat, id.index);
+        if let Some(worker) = self.worker_mut(seat) {
+            worker.done = now;
+        }
         match answer {
             Answer::Finished => {
                 if let Some(worker) = self.worker_mut(seat) {
                     worker.finished += 1;
-                    worker.done = now;
                 }
                 self.finished += 1;
                 if planted!(self, DoubleResolve) && self.finished.is_multiple_of(16) {

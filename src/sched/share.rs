@@ -291,7 +291,6 @@ impl Scheduler {
             self.share.refused[Kind::Process as usize] = false;
             if !planted!(self, HoldAndWait) {
                 self.fail_queue(ErrorKind::LimitExceeded, None);
-                self.fail_alone(ErrorKind::LimitExceeded, None);
             }
         }
     }

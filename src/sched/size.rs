@@ -142,7 +142,7 @@ impl Scheduler {
         if !self.size.is_elastic() {
             return;
         }
-        let nobody = self.wanted() == 0;
+        let nobody = self.seats.iter().all(|seat| seat.closed);
         if (nobody || self.size.pressed.is_none()) && self.is_pressed() && !planted!(self, NeverGrow) {
             if nobody {
                 self.expand();

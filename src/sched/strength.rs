@@ -85,9 +85,10 @@ impl Scheduler {
         let now = self.clock.at(now);
         let [places, processes] = self.budgets();
         let workers: Vec<_> = self.seats.iter().filter_map(|seat| self.worker_stats(seat, now)).collect();
+        let alone = self.alone.iter(&self.tasks);
         Stats {
             queued: (self.queue.len() + self.alone.len()) as usize,
-            queued_bytes: self.queue.bytes(),
+            queued_bytes: self.queue.bytes() + alone.map(|index| self.tasks.bytes(index)).sum::<u64>(),
             in_flight: workers.iter().map(|worker| worker.tasks.len() + worker.ahead).sum(),
             wanted: self.health().2,
             held_back: self.vacancies().count(),

@@ -28,7 +28,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub(super) struct Seat {
     /// Its place among the workers with the same room, if `listed`.
     link: Link,
-    /// How many tasks its worker held when it was listed as having room.
+    /// The level at which it is listed, if it is.
     pub(super) listed: Option<u32>,
     pub(super) worker: Option<Worker>,
     /// When the worker's phase, or the vacant seat's back-off, is over.
@@ -196,6 +196,8 @@ impl Worker {
             Phase::Doomed(Cause::Ladder | Cause::Closing) | Phase::Leaving | Phase::Parted { told: true } => {
                 true
             }
+            // Whether its link's end or its own is seen first says nothing about it.
+            Phase::HungUp => self.dismissed || self.terminated,
             _ => self.terminated,
         }
     }

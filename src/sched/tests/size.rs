@@ -260,3 +260,18 @@ fn the_large_are_replaced_once_they_have_been_of_use() {
     pool.done(2, worker(1, 0), 1);
     pool.wants(&[answered(2), drain(1, 0)]);
 }
+
+#[test]
+fn whoever_was_sent_away_costs_nothing_even_if_its_link_ends_first() {
+    let mut pool = Pool::open(2, 1);
+    for _ in 0..4 {
+        resize(&mut pool, 1, 1);
+        let Some(Action::Drain { worker }) = pool.wanted.pop() else { panic!("nobody is sent away") };
+        pool.put(Input::HungUp { worker });
+        pool.lost(worker, 0);
+        pool.wants(&[]);
+        resize(&mut pool, 2, 2);
+        let Some(Action::Launch { worker }) = pool.wanted.pop() else { panic!("nobody comes at once") };
+        pool.opens(worker);
+    }
+}

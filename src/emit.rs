@@ -29,7 +29,8 @@ thread_local! {
 /// fast, and by 4 MiB of large ones. When that is used up, sending waits until the consumer has read. So a slow consumer
 /// costs little memory, and stops its own producer and nobody else.
 ///
-/// An item is on its way when a send has returned; it is written at once or, if more follow, within a millisecond or so.
+/// An item is on its way when a send has returned; it is written at once or, if more follow, soon: within some ten
+/// milliseconds where the task computes without a pause.
 /// Sending fails when the task is to stop, because its consumer is gone or its time is over, and when an item cannot be
 /// encoded or is larger than a message may be: then the whole stream fails with that, whatever the task does next.
 ///

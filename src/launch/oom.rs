@@ -31,7 +31,7 @@ pub(super) fn claim(before: Option<u64>) -> u64 {
 }
 
 fn claim_of(explained: &AtomicU64, before: u64, now: u64) -> u64 {
-    let known = explained.fetch_max(before, Ordering::Relaxed).max(before);
+    let known = explained.load(Ordering::Relaxed).max(before);
     let left = now.saturating_sub(known);
     if left > 0 {
         explained.fetch_max(known + 1, Ordering::Relaxed);
@@ -98,5 +98,9 @@ mod tests {
         // One that was started later, and was killed by somebody else.
         assert_eq!(claim_of(&explained, 7, 7), 0);
         assert_eq!(claim_of(&explained, 7, 8), 1);
+        // One that came later and was killed by something else has taken nothing.
+        let explained = AtomicU64::new(0);
+        assert_eq!(claim_of(&explained, 6, 6), 0);
+        assert_eq!(claim_of(&explained, 5, 6), 1);
     }
 }

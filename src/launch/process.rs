@@ -122,6 +122,8 @@ impl Process {
     /// What tokio says of `spawn`, and when there is no service thread.
     pub(crate) fn spawn(command: &mut Command, worker: WorkerId, guardian: bool) -> io::Result<Self> {
         let (stderr, theirs) = io::pipe()?;
+        // Before the spawn: the kernel may kill it at once.
+        let oom_kills = oom::kills();
         let child = command.process_group(0).stderr(theirs).spawn();
         // The command keeps its copy of the pipe until it is told otherwise, and we would never see the end of file.
         command.stderr(std::process::Stdio::null());
@@ -131,7 +133,7 @@ impl Process {
         let tail = Arc::new(Tail::default());
         let (orders, received) = mpsc::unbounded_channel();
         let (exited, fate) = oneshot::channel();
-        let before = Before { peak_kib: peak_kib().ok(), oom_kills: oom::kills() };
+        let before = Before { peak_kib: peak_kib().ok(), oom_kills };
         let mut leader = Leader { pid, child, pidfd: None, before, guardian, patience: None };
         // At once: if somebody else reaps it, the group can only be found through a descriptor.
         let pidfd = pidfd::open(pid);

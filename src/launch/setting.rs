@@ -85,7 +85,7 @@ impl Setting {
 
     /// Forgets what was said of variables before, and inherits none.
     pub(crate) fn clear(&mut self) {
-        (self.clear, self.trusting) = (true, false);
+        self.clear = true;
         self.variables.clear();
     }
 

@@ -128,7 +128,9 @@ impl<'a> Crowd<'a> {
         (self.flushed, self.dry) = (self.now, false);
         let (told, gone) = {
             let mut io = self.scene.shared.claim();
-            (io.running.take_told(), io.is_gone())
+            let (told, gone) = (io.running.take_told(), io.is_gone());
+            // Nobody waits for those that clean up any more.
+            (if gone { io.running.all_told() } else { told }, gone)
         };
         for &(slot, until) in &told {
             self.tell(slot, (!gone).then_some(until));

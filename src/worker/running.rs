@@ -85,6 +85,11 @@ impl Running {
         self.slots[slot].as_ref()?.cancelled
     }
 
+    /// All slots whose task was cancelled and has not ended.
+    pub(super) fn all_told(&self) -> Vec<(usize, Instant)> {
+        self.taken().into_iter().filter_map(|slot| Some((slot, self.cancelled(slot)?))).collect()
+    }
+
     /// The slots whose task was cancelled since this was asked last, save those that have ended.
     pub(super) fn take_told(&mut self) -> Vec<(usize, Instant)> {
         let told = std::mem::take(&mut self.told);

@@ -9,8 +9,9 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Pid, geteuid, getpgrp, getpid};
 
 use super::{Folder, dump};
 
@@ -18,6 +19,10 @@ use super::{Folder, dump};
 pub(crate) fn role() -> Option<(String, Vec<String>)> {
     let mut args = std::env::args().skip(1);
     let role = args.next()?.strip_prefix("role:")?.to_owned();
+    // A role ends with the test, however that ends. Who leads a group is on a terminal of the test's, and goes with that.
+    if getpgrp() != getpid() {
+        set_pdeathsig(Signal::SIGKILL).unwrap();
+    }
     Some((role, args.collect()))
 }
 

@@ -17,7 +17,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn threads(n: usize) -> PoolBuilder {
-    quick(n).in_process(|| support::worker().task::<Deaf>().task::<Leave>().task::<Nest>())
+    quick(n).in_process(|| support::worker().task::<Deaf>().task::<Leave>().task::<Nest>().task::<Tidy>())
 }
 
 /// How many threads of workers there are.
@@ -156,6 +156,38 @@ fn threads_that_were_given_up_go_when_their_task_returns() {
         drop(pool);
         until(|| count() == 1).await;
         RELEASED.store(true, Ordering::SeqCst);
+        until(|| count() == 0).await;
+    });
+}
+
+/// Cleans up for ever, once it has been told to stop.
+#[derive(Serialize, Deserialize)]
+struct Tidy(std::path::PathBuf);
+
+impl Task for Tidy {
+    const NAME: &'static str = "tidy";
+    type Output = ();
+
+    async fn run(self, cx: Context) {
+        note(&self.0, "begun");
+        cx.cancelled().await;
+        note(&self.0, "tidies");
+        std::future::pending().await
+    }
+}
+
+#[test]
+fn a_thread_with_several_slots_does_not_wait_for_what_cleans_up() {
+    let _alone = alone();
+    on_a_runtime(|| async {
+        let folder = Folder::new();
+        let path = folder.file("tidy");
+        let pool = threads(1).slots(2).cancel_grace(Duration::from_secs(300)).build().await.unwrap();
+        let run = pool.run(Tidy(path.clone()));
+        until(|| notes(&path) == ["begun"]).await;
+        drop(run);
+        until(|| notes(&path) == ["begun", "tidies"]).await;
+        pool.abort().await;
         until(|| count() == 0).await;
     });
 }

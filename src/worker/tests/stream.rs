@@ -1,9 +1,11 @@
 //! Streams, frame by frame: credit is kept to, whoever hears of it, and items are written in time.
 
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use bytes::Bytes;
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::parent::{Parent, encode, eventually};
 use super::path;
@@ -128,19 +130,27 @@ fn a_producer_that_is_woken_and_stopped_in_one_breath_is_told() {
     parent.drain();
 }
 
+/// How many bytes of the worker's lie in the socket.
+fn unread(parent: &Parent) -> usize {
+    let mut bytes = vec![0; 1 << 20];
+    recv(parent.link.as_raw_fd(), &mut bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).unwrap_or(0)
+}
+
 #[test]
 fn a_parent_that_does_not_read_gets_everything_when_it_does() {
     let mut parent = Parent::start();
-    for pace in [Pace::Await, Pace::Block] {
-        let stream = parent.stream(&Numbers(pace, 10_000, path("unread")));
+    for (round, pace) in [Pace::Await, Pace::Block].into_iter().enumerate() {
+        let note = path(&format!("unread-{round}"));
+        let stream = parent.stream(&Numbers(pace, 10_000, note.clone()));
         numbers(&mut parent, stream, 0..1);
         parent.say(credit(stream, 3 * 200));
-        // The socket is full by now, whatever it holds.
-        std::thread::sleep(Duration::from_millis(100));
+        eventually("the socket has taken what it takes", || unread(&parent) >= 100_000);
         numbers(&mut parent, stream, 1..(FIRST + 600).div_ceil(3));
         nothing_follows(&mut parent, 1);
         parent.say(ToWorker::Cancel { task: stream, grace_ms: 60_000 });
         assert_eq!(parent.done().verdict, STOPPED);
+        eventually("it was told", || std::path::Path::new(&note).exists());
+        std::fs::remove_file(note).unwrap();
     }
     parent.drain();
 }

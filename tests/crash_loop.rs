@@ -6,7 +6,6 @@ mod support;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
-use nix::sys::resource::{UsageWho, getrusage};
 use procpool::{Event, Events, Status};
 use support::*;
 
@@ -19,13 +18,6 @@ fn told(events: &mut Events) -> Vec<Event> {
 
 fn started(events: &[Event]) -> usize {
     events.iter().filter(|event| matches!(event, Event::Started { .. })).count()
-}
-
-/// How long this thread has computed. The pool's own work is done on it, but for the spawning.
-fn computed() -> Duration {
-    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
-    let time = usage.user_time() + usage.system_time();
-    Duration::from_micros(time.tv_sec() as u64 * 1_000_000 + time.tv_usec() as u64)
 }
 
 #[test]

@@ -1,12 +1,10 @@
-//! The program that the workers execute and what it finds: arguments, environment, working directory, niceness. And what
-//! is said of a program that is no worker.
+//! The program that the workers execute and what it finds: arguments, environment, working directory, niceness.
 
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use procpool::{Context, Error, ErrorKind, Pool, PoolBuilder, Task, Worker};
+use procpool::{Context, Error, Pool, PoolBuilder, Task, Worker};
 use serde::{Deserialize, Serialize};
 use support::*;
 
@@ -88,37 +86,6 @@ fn a_dedicated_program_serves_with_its_arguments() {
         assert!(pool.run(Die::Abort).await.unwrap_err().is_crashed());
         assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
         pool.drain().await;
-    });
-}
-
-#[test]
-fn a_program_that_is_no_worker_is_told_from_one_at_once() {
-    on_a_runtime(|| async {
-        for (program, args, words) in [
-            ("/bin/true", vec![], "exited with code 0 before it took tasks"),
-            ("/bin/false", vec![], "exited with code 1 before it took tasks"),
-            ("/bin/cat", vec![], "refused"),
-            ("cat", vec![], "refused"),
-            ("yes", vec![], "refused"),
-            ("/bin/sh", vec!["-c", "echo no worker here >&2; exit 3"], "its last words: no worker here"),
-            ("/bin/sh", vec!["-c", "echo hello; exit 4"], "it wrote \"hello\\n\" where a worker greets"),
-            ("/bin/sh", vec!["-c", "exec sleep 600 <&- >&-"], "closed its link before it took tasks"),
-            ("/no/such/program", vec![], "check the path"),
-            ("no-such-program", vec![], "check the path"),
-        ] {
-            let begun = Instant::now();
-            let error = quick(2).program(program).args(&args).build().await.unwrap_err();
-            let text = error.to_string();
-            assert_eq!(error.kind(), ErrorKind::Launch, "{error:?}");
-            assert!(text.contains(words), "{program} {args:?}: {text}");
-            assert!(begun.elapsed() < Duration::from_secs(5), "{program}: {:?}", begun.elapsed());
-        }
-        let begun = Instant::now();
-        let builder = quick(2).program("sleep").arg("600").start_limit(Duration::from_millis(300));
-        let text = builder.build().await.unwrap_err().to_string();
-        assert!(text.contains("did not greet within 300ms") && text.contains("Worker::new()"), "{text}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-        until(|| !tree().contains("procpool-worker:")).await;
     });
 }
 

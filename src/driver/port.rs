@@ -29,6 +29,8 @@ pub(super) struct Port {
     pub(super) terminated: bool,
     /// Which rule the worker broke.
     pub(super) fault: Option<String>,
+    /// Whether whoever is started like it will break the same.
+    pub(super) futile: bool,
     /// Whether it has greeted.
     pub(super) greeted: bool,
     /// Whether it has taken tasks.
@@ -48,6 +50,7 @@ impl Port {
             doomed: false,
             terminated: false,
             fault: None,
+            futile: false,
             greeted: false,
             opened: false,
         }

@@ -53,6 +53,8 @@ pub(super) struct Death {
     /// Why it could not even be launched, and whether for want of something.
     pub(super) start: Option<Error>,
     pub(super) scarce: bool,
+    /// Whether whoever is started like it will fail as it did.
+    pub(super) futile: bool,
 }
 
 impl Death {
@@ -288,6 +290,7 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
             (Some(stray), None) if death.fault.is_none() => {
                 Some(format!("it wrote {stray} where a worker greets").into())
             }
+            (_, None) if death.futile => None,
             // A fault tells what it wrote.
             (_, None) => Some("does its main begin with Worker::new()…init(), or end in serve()?".into()),
         };
@@ -306,7 +309,11 @@ pub(super) fn unfit(
     table: Option<&[TaskType]>,
 ) -> Option<String> {
     if ready.version != VERSION {
-        return Some(format!("it speaks version {} of the protocol, this pool {VERSION}", ready.version));
+        return Some(format!(
+            "it speaks version {} of the protocol and this pool version {VERSION}; build both with the same version of \
+             procpool",
+            ready.version
+        ));
     }
     if ready.nonce != *nonce {
         return Some("it did not repeat the nonce of its greeting".to_owned());

@@ -50,9 +50,11 @@ pub(super) async fn run(mut fuse: Fuse) {
             session.body.gone().await;
         }
         Err(refusal) => {
-            let scarce = refusal.as_ref().is_some_and(|refusal| refusal.scarce);
-            let start = refusal.map(|refusal| refusal.error);
-            let death = Death { start, scarce, ..Death::default() };
+            let mut death = Death::default();
+            if let Some(refusal) = refusal {
+                (death.scarce, death.futile) = (refusal.scarce, refusal.futile);
+                death.start = Some(refusal.error);
+            }
             shared.with(|state, now| state.lost(now, worker, 0, Some(death)));
         }
     }

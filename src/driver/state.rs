@@ -15,15 +15,16 @@ use super::bus::Bus;
 use super::calls::Calls;
 use super::port::{Port, TURN};
 use super::report::{self, Death, Overdue};
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::id::{TaskId, WorkerId};
 use crate::launch::body::Control;
 use crate::launch::service::Alarm;
 use crate::link::Outbox;
 use crate::sched::{Action, Answer, Config, Input, Scheduler, Tally};
 use crate::uplink::{Line, Uplink};
+use crate::wire::OTHER_VERSION;
 use crate::wire::codec::Codec;
-use crate::wire::frame::{Run, TaskType, ToParent, ToWorker, Tree, Verdict};
+use crate::wire::frame::{Ready, Run, TaskType, ToParent, ToWorker, Tree, Verdict};
 use crate::wire::payload::Payload;
 
 pub(super) struct State {
@@ -217,6 +218,9 @@ impl State {
     pub(super) fn lost(&mut self, now: Instant, worker: WorkerId, begun: u64, death: Option<Death>) {
         let mut death = death.unwrap_or_default();
         self.mourn(worker, &mut death);
+        if death.futile {
+            self.handle(now, Input::Futile { worker });
+        }
         let input = if death.scarce { Input::Scarce { worker } } else { Input::Lost { worker, begun } };
         death.ran = self.sched.running_for(now, worker);
         self.handle_with(now, input, Hand::Death(worker, Box::new(death)));
@@ -230,6 +234,7 @@ impl State {
             death.ours = port.doomed || port.terminated;
             death.hint = autopsy::hint(death.exit, death.ours, &death.words, death.oom_kills);
             if !port.opened {
+                death.futile |= port.futile || death.exit == Some(Exit::Code(OTHER_VERSION));
                 let overdue = port.doomed && !death.hung_up && death.fault.is_none();
                 death.overdue = overdue.then(|| Overdue::new(port.greeted, self.limits));
                 self.start_error = Some(report::not_started(worker, death));
@@ -263,10 +268,10 @@ impl State {
         body: Payload,
     ) {
         match frame {
-            ToParent::Ready(ready) => match report::unfit(&ready, nonce, self.slots, self.table.as_deref()) {
-                Some(fault) => self.violated(now, worker, fault),
-                None if self.port(worker).is_some_and(|port| port.is_unguarded(ready.pid)) => {
-                    self.violated(now, worker, report::UNGUARDED.to_owned());
+            ToParent::Ready(ready) => match self.unfit(worker, &ready, nonce) {
+                Some(fault) => {
+                    self.port_mut(worker).into_iter().for_each(|port| port.futile = !port.greeted);
+                    self.violated(now, worker, fault);
                 }
                 None => {
                     self.table.get_or_insert(ready.tasks);
@@ -309,6 +314,15 @@ impl State {
                 self.violated(now, worker, "it sent a frame that nobody had asked for".to_owned());
             }
         }
+    }
+
+    /// What is wrong with a worker's greeting, if anything is.
+    fn unfit(&self, worker: WorkerId, ready: &Ready, nonce: &[u8; 16]) -> Option<String> {
+        let unguarded = || {
+            let unguarded = self.port(worker).is_some_and(|port| port.is_unguarded(ready.pid));
+            unguarded.then(|| report::UNGUARDED.to_owned())
+        };
+        report::unfit(ready, nonce, self.slots, self.table.as_deref()).or_else(unguarded)
     }
 
     /// Puts a frame into a worker's outbox and sees to it that its link's task looks there.

@@ -51,19 +51,31 @@ pub(crate) struct Refusal {
     pub(crate) error: Error,
     /// Whether it was for want of something that others use up and may give back: descriptors, processes, memory.
     pub(crate) scarce: bool,
+    /// Whether it will be as before when it is tried again: there is no such program, or it can't be executed.
+    pub(crate) futile: bool,
 }
 
 impl Refusal {
     /// In these words, because of an error of the kernel's.
     pub(crate) fn new(error: Error, cause: &io::Error) -> Self {
         const WANTS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM, libc::ENOBUFS];
-        Self { error, scarce: cause.raw_os_error().is_some_and(|code| WANTS.contains(&code)) }
+        const FUTILE: [i32; 7] = [
+            libc::ENOENT,
+            libc::ENOTDIR,
+            libc::EACCES,
+            libc::EPERM,
+            libc::ENOEXEC,
+            libc::ELOOP,
+            libc::ENAMETOOLONG,
+        ];
+        let is_in = |codes: &[i32]| cause.raw_os_error().is_some_and(|code| codes.contains(&code));
+        Self { error, scarce: is_in(&WANTS), futile: is_in(&FUTILE) }
     }
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self { error, scarce: false }
+        Self { error, scarce: false, futile: false }
     }
 }
 

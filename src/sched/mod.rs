@@ -61,7 +61,7 @@
 //! 7. After `Shutdown`, `Drain` or `Abort` it always gets to "no tasks, no workers" and says `Closed` once. After the
 //!    first and the last in bounded time, workers that were just being started included.
 //! 8. Replacing workers never spins: back-off per seat, intensity for the pool, and single probes once starting has
-//!    failed three times in a row. What we sent away ourselves costs nothing. Want of descriptors, processes or memory is
+//!    failed three times in a row, or once for a reason that will be there the next time. What we sent away ourselves costs nothing. Want of descriptors, processes or memory is
 //!    waited out, for as long as a start may take.
 //! 9. Same inputs, same actions.
 //! 10. [`Scheduler::poll_timeout`] lies after the last call, always: nothing that is due is left undone.
@@ -268,6 +268,9 @@ pub(crate) enum Input {
     /// The worker could not be launched for want of something that others use up and may give back: descriptors, processes,
     /// memory. Instead of `Lost`. It counts as a failed start only when the want lasts as long as a start may take.
     Scarce { worker: WorkerId },
+    /// Whoever is started like this worker will fail as it does: the program is not there, or of another version. Its `Lost`
+    /// follows. If it had not opened, starting is given up at once, as after three failures.
+    Futile { worker: WorkerId },
     /// Refuse new work, fail what is queued with `Closed`, let what was sent run for `limit`, then the ladder.
     Shutdown { limit: Duration },
     /// Refuse new work, finish everything that was submitted, however long it takes.
@@ -328,8 +331,8 @@ pub(crate) enum Action {
     Return { kind: Kind, n: u32 },
     /// Give this to the task's caller and forget the task. Exactly once per task.
     Resolve { task: TaskId, outcome: Outcome },
-    /// The first worker opened (`ok`), or starting them has been given up for now: three starts in a row have failed and
-    /// none is under way. Each at most once, and nothing after `ok`; neither, if the pool is closed before.
+    /// The first worker opened (`ok`), or starting them has been given up for now: three starts in a row have failed, or a
+    /// futile one, and none is under way. Each at most once, and nothing after `ok`; neither, if the pool is closed before.
     Started { ok: bool },
     /// Tell whoever listens.
     Tell(Notice),

@@ -133,6 +133,7 @@ impl Scheduler {
             | Input::Violated { worker }
             | Input::HungUp { worker }
             | Input::Scarce { worker }
+            | Input::Futile { worker }
             | Input::Lost { worker, .. } => {
                 if let Some(seat) = self.seat(worker) {
                     self.handle_worker(seat, input);
@@ -199,6 +200,7 @@ impl Scheduler {
         match input {
             Input::Lost { begun, .. } => return self.lost(seat, begun),
             Input::Scarce { .. } => return self.refused(seat),
+            Input::Futile { .. } => return self.discouraged(seat),
             Input::HungUp { .. } => return self.hung_up(seat),
             Input::Weighed { bytes, .. } => return self.weighed(seat, bytes),
             Input::Violated { .. } => return self.doom(seat, Cause::Violation),

@@ -6,7 +6,7 @@
 //!          ▲ ▲                    └──────────────┴─ lost ─┐           lost
 //!          │ │                                            ▼            ▼
 //!          │ └──── back-off, then the bucket ───── start failure     crash
-//!          │                                              │ third in a row, none opened in between
+//!          │                                              │ third in a row, none opened in between, or a futile one
 //!          └───────── probe, one at a time ◀────────── given up: the seats wait, the queue fails
 //!
 //!  A launch that was refused for want of something is no start failure until the want has lasted as long as a start may take.
@@ -208,6 +208,14 @@ impl Scheduler {
         self.limit_phase(seat, wait.min(SCARCE));
     }
 
+    /// To try again as it was tried is of no use.
+    pub(super) fn discouraged(&mut self, seat: u32) {
+        let planted = planted!(self, TryFutile);
+        if let Some(worker) = self.worker_mut(seat) {
+            worker.futile = !planted;
+        }
+    }
+
     /// Takes the worker out of its seat.
     pub(super) fn vacate(&mut self, seat: u32) -> Option<Worker> {
         let place = &mut self.seats[seat as usize];
@@ -230,7 +238,9 @@ impl Scheduler {
         let wait = if self.staff.scarce.is_some() && last.is_starting() { wait.min(SCARCE) } else { wait };
         let closed = place.closed;
         if last.is_starting() && (self.mode == Mode::Running || self.mode == Mode::Draining && !away) {
-            self.staff.failures = self.staff.failures.saturating_add(u32::from(!away));
+            let least = if last.futile { PATIENCE } else { 0 };
+            let failures = self.staff.failures.saturating_add(u32::from(!away));
+            self.staff.failures = if away { failures } else { failures.max(least) };
             self.start_failed(last.id);
         }
         if !self.staff.is_probing() && !closed {

@@ -100,6 +100,8 @@ pub(super) struct Worker {
     /// Whether it was pinged since.
     pub(super) pinged: bool,
     pub(super) opened: Option<Time>,
+    /// Whether whoever is started like it fails as it does.
+    pub(super) futile: bool,
     /// Whether a task did not stop in time: it gets nothing more to do until that is over, one way or the other.
     pub(super) quarantined: bool,
     /// Whether it got SIGTERM: it gets nothing more to do, and goes when it has nothing left.
@@ -165,6 +167,7 @@ impl Worker {
             heard: now,
             pinged: false,
             opened: None,
+            futile: false,
             quarantined: false,
             terminated: false,
             finished: 0,

@@ -25,6 +25,9 @@ mod tests;
 /// The version of everything in this room. Both sides must have the same.
 pub(crate) const VERSION: u16 = 1;
 
+/// The exit code of a worker whose parent has another version: no worker of that program would understand it.
+pub(crate) const OTHER_VERSION: i32 = 77;
+
 /// How each direction begins. They differ so that a program that echoes its input is recognised as one, and begin with a
 /// NUL and end like PNG's so that text can't contain one and a mangled line end shows.
 pub(crate) const TO_WORKER_MAGIC: [u8; 16] = *b"\0procpool->w\r\n\x1a\n";

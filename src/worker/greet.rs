@@ -41,6 +41,11 @@ pub(super) enum Refusal {
     Stranger(String),
     #[error("{0}")]
     Misunderstood(String),
+    #[error(
+        "the parent speaks version {0} of the protocol and this program version {VERSION}; build both with the same version \
+         of procpool"
+    )]
+    OtherVersion(u16),
 }
 
 impl From<io::Error> for Refusal {
@@ -75,10 +80,7 @@ pub(super) fn receive(input: BorrowedFd<'_>, parent: Option<BorrowedFd<'_>>) -> 
     let (mut codec, mut rest) = (Codec::<ToWorker>::new(LIMIT), BytesMut::new());
     loop {
         if let Some(version) = version(&rest).filter(|version| *version != VERSION) {
-            return Err(Refusal::Misunderstood(format!(
-                "the parent speaks version {version} of the protocol and this program version {VERSION}; build both \
-                 with the same version of procpool"
-            )));
+            return Err(Refusal::OtherVersion(version));
         }
         match codec.decode(&mut rest)?.map(|message| message.frame) {
             None => {}

@@ -19,7 +19,7 @@ use crate::sys::signal;
 use crate::task::Table;
 use crate::uplink::{Kin, Link, Uplink};
 use crate::wire::frame::{Hello, Limits, Open, Ready, Sandbox, ToParent};
-use crate::wire::{SLOTS_LIMIT, TO_PARENT_MAGIC, VERSION};
+use crate::wire::{OTHER_VERSION, SLOTS_LIMIT, TO_PARENT_MAGIC, VERSION};
 
 /// The main thread's stack where it can't be the process's own: as large as that usually is.
 const STACK: usize = 8 << 20;
@@ -73,6 +73,7 @@ fn start(parent: Option<u32>) -> io::Result<Started> {
         Ok(greeting) => Ok(Started { ends, lives, greeting }),
         Err(Refusal::Closed) if parent.is_some() => leave::die(),
         Err(refusal @ (Refusal::Closed | Refusal::Stranger(_))) => not_a_pool(&refusal.to_string()),
+        Err(refusal @ Refusal::OtherVersion(_)) => leave::fail(OTHER_VERSION, &refusal.to_string()),
         Err(refusal) => leave::fail(leave::MISUNDERSTOOD, &refusal.to_string()),
     }
 }

@@ -18,7 +18,7 @@ pub(super) const NOT_A_POOL: i32 = 2;
 pub(super) const UNPREPARED: i32 = 70;
 /// The exit code of a worker that the kernel refused something that it cannot do without.
 pub(super) const UNFIT: i32 = 71;
-/// The exit code of a worker that does not understand what it was sent, or is of another version.
+/// The exit code of a worker that does not understand what it was sent.
 pub(super) const MISUNDERSTOOD: i32 = 76;
 
 /// What ends when a worker leaves before it is told to.

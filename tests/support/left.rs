@@ -7,6 +7,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+
 use super::full;
 
 /// Longer than any test takes that does not say so, on a busy machine.
@@ -76,6 +78,13 @@ fn nothing_is_left() {
         );
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// How long this thread has computed. A pool's own work is done on that of its current-thread runtime, but for the spawning.
+pub(crate) fn computed() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    let time = usage.user_time() + usage.system_time();
+    Duration::from_micros(time.tv_sec() as u64 * 1_000_000 + time.tv_usec() as u64)
 }
 
 /// How many descriptors this process has open.

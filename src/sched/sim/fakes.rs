@@ -85,6 +85,8 @@ pub(super) struct Fake {
     pub(super) ignores_term: bool,
     pub(super) ignores_drain: bool,
     pub(super) immortal: bool,
+    /// Whether its start fails for a reason that its successor will have, too.
+    futile: bool,
 }
 
 impl Fake {
@@ -109,6 +111,7 @@ impl World {
         let black = !self.calm && self.plan.is_black(self.model.now);
         let fails = black || bad(&mut self.rng, self.plan.bad_start);
         let refused = bad(&mut self.rng, self.plan.scarce);
+        let fake = Fake { futile: fails && bad(&mut self.rng, self.plan.futile), ..fake };
         self.accuse(worker, fails || fake.ignores_drain);
         self.fakes.insert(worker, fake);
         if refused {
@@ -374,6 +377,9 @@ impl World {
             1 => self.rng.within(0..fake.sent + 1),
             _ => self.rng.within(fake.begun..fake.sent + 1),
         };
+        if fake.futile {
+            self.feed(Input::Futile { worker })?;
+        }
         self.feed(Input::Lost { worker, begun })
     }
 }

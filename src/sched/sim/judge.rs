@@ -155,6 +155,7 @@ impl Model {
             alone: false,
             ready: false,
             opened: None,
+            futile: false,
             announced: false,
             heard: self.since(),
             parted: false,

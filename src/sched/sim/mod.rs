@@ -107,6 +107,8 @@ pub(in crate::sched) enum Bug {
     ForgetLine,
     /// A launch that is refused for want of something is a failed start at once.
     CountWant,
+    /// A start that need not be tried again is tried again.
+    TryFutile,
     /// The end of a worker that held what it had not begun is not told.
     HideLoss,
     /// Recovery is not told.
@@ -155,7 +157,7 @@ pub(in crate::sched) enum Bug {
     LendTwice,
 }
 
-const BUGS: [(&str, Bug); 42] = [
+const BUGS: [(&str, Bug); 43] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -178,6 +180,7 @@ const BUGS: [(&str, Bug); 42] = [
     ("jump-line", Bug::JumpLine),
     ("forget-line", Bug::ForgetLine),
     ("count-want", Bug::CountWant),
+    ("try-futile", Bug::TryFutile),
     ("hide-loss", Bug::HideLoss),
     ("stay-weak", Bug::StayWeak),
     ("retry-forever", Bug::RetryForever),

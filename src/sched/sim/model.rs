@@ -1,5 +1,4 @@
-//! What a bystander knows who sees every input and every action, and what the inputs oblige the scheduler to. He knows
-//! nothing of how the scheduler works.
+//! What a bystander knows who sees all inputs and actions, and what they oblige the scheduler to. Nothing of how it works.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -34,7 +33,7 @@ pub(super) struct Model {
     pub(super) started: Option<bool>,
     /// Starts that failed in a row; since when there are too many.
     pub(super) failures: u32,
-    /// Launches that were refused for want of something and may have counted; since when there is want.
+    /// Launches that were refused for want and may have counted; since when there is want.
     pub(super) doubtful: u32,
     pub(super) want: Option<Duration>,
     pub(super) probing: Option<Duration>,
@@ -123,6 +122,8 @@ pub(super) struct Known {
     /// Since when something waits here beside an idle worker.
     pub(super) unfair: Option<Since>,
     pub(super) ready: bool,
+    /// Whether the next one will start no better, unless this one has opened.
+    pub(super) futile: bool,
     pub(super) opened: Option<Duration>,
     /// Whether that was told.
     pub(super) announced: bool,
@@ -228,10 +229,10 @@ impl Model {
             Input::Weighed { worker, bytes } => self.weighed(worker, bytes),
             Input::Read { task, cost } => self.has_read(task, cost),
             // The tree's own simulation is in `tree`.
-            Input::Granted { .. } | Input::Nudged => {}
-            Input::Start | Input::Tick => {}
+            Input::Granted { .. } | Input::Nudged | Input::Start | Input::Tick => {}
             Input::Lost { worker, begun } => self.lost(worker, Some(begun)),
             Input::Scarce { worker } => self.refused(worker),
+            Input::Futile { worker } => self.futile(worker),
             Input::Ready { worker }
             | Input::Open { worker }
             | Input::Done { worker, .. }

@@ -66,6 +66,8 @@ pub(super) struct Plan {
     /// How often a start fails or hangs, in percent; and when none succeeds at all.
     pub(super) bad_start: u64,
     pub(super) blackout: Option<(Duration, Duration)>,
+    /// How often one that fails says that the next will, too, in percent.
+    pub(super) futile: u64,
     /// How often a launch is refused for want of something, in percent.
     pub(super) scarce: u64,
     /// How often a worker ignores `Cancel`, SIGTERM, SIGKILL or `Drain`, in percent.
@@ -151,6 +153,7 @@ impl Plan {
             faulty: rng.pick(&[2, 10, 10, 40]),
             bad_start: rng.pick(&[0, 0, 0, 5, 30, 70]),
             scarce: rng.pick(&[0, 0, 0, 10, 60, 100]),
+            futile: rng.pick(&[0, 0, 20, 100]),
             blackout: if rng.percent(8) { Some((Duration::ZERO, chaos)) } else { blackout },
             stubborn: rng.pick(&[0, 20, 60, 60]),
             immortal: rng.pick(&[0, 0, 10, 40]),

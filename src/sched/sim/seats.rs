@@ -40,10 +40,17 @@ impl Model {
         past.brief = known.opened.is_none() && self.want.is_some();
     }
 
+    /// If it has not opened, the next one need not be tried.
+    pub(super) fn futile(&mut self, worker: WorkerId) {
+        self.workers.get_mut(&worker).into_iter().for_each(|known| known.futile = true);
+    }
+
     /// Counts a start that came to nothing, if it was one.
     pub(super) fn missed(&mut self, known: &Known) {
         if known.opened.is_none() {
-            self.failures += u32::from(known.retired.is_none() || known.violated);
+            if known.retired.is_none() || known.violated {
+                self.failures = if known.futile { 3.max(self.failures + 1) } else { self.failures + 1 };
+            }
             self.despair();
         }
     }

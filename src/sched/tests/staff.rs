@@ -52,6 +52,31 @@ fn a_pool_that_cannot_start_says_so_and_probes() {
 }
 
 #[test]
+fn a_start_that_need_not_be_tried_again_is_the_last_for_now() {
+    let mut pool = Pool::starting(2, 1);
+    pool.submit([1]);
+    pool.put(Input::Futile { worker: worker(1, 0) });
+    pool.lost(worker(1, 0), 0);
+    // There is hope as long as the other one is on its way.
+    pool.pass(1000 * MS);
+    pool.wants(&[]);
+    pool.put(Input::Futile { worker: worker(2, 1) });
+    pool.lost(worker(2, 1), 0);
+    pool.wants(&[failed(1, Launch, Some(worker(2, 1)), 0, false), Action::Started { ok: false }]);
+    // What was in the way may go: it is looked for that, more and more rarely.
+    pool.pass(300 * MS);
+    pool.wants(&[Action::Launch { worker: worker(3, 0) }]);
+    pool.opens(worker(3, 0));
+    pool.wants(&[Action::Started { ok: true }, Action::Launch { worker: worker(4, 1) }]);
+    // One that has taken tasks has shown that it can be done.
+    pool.opens(worker(4, 1));
+    pool.put(Input::Futile { worker: worker(4, 1) });
+    pool.lost(worker(4, 1), 0);
+    pool.pass(200 * MS);
+    pool.wants(&[Action::Launch { worker: worker(5, 1) }]);
+}
+
+#[test]
 fn probes_get_rarer_and_never_stop() {
     let mut pool = Pool::starting(8, 1);
     for seat in 0..8 {

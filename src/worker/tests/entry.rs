@@ -101,7 +101,7 @@ fn a_parent_of_another_version_is_told_on_standard_error() {
     link.write_all(&super::parent::encode(ToWorker::Hello(other))).unwrap();
     let mut stderr = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(leave::MISUNDERSTOOD));
+    assert_eq!(child.wait().unwrap().code(), Some(crate::wire::OTHER_VERSION));
     assert!(stderr.contains("version 99"), "{stderr}");
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use bytes::Bytes;
 use nix::sys::socket::{MsgFlags, recv};

@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use nix::sys::resource::{Resource, setrlimit};
@@ -159,6 +159,37 @@ fn b1_each_way_of_dying_is_named() {
         }
         assert_eq!(ruined(&pool, Ruin::Exec).await.exit(), Some(Exit::Code(0)));
         assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn b1_a_death_is_an_error_within_some_milliseconds() {
+    on_a_runtime(|| async {
+        let mut delays = Vec::new();
+        for _ in 0..times(5, 1) {
+            // As many at a time as are replaced at once: what is measured is not to wait for a start.
+            let pool = Pool::builder().workers(20).build().await.unwrap();
+            pids(&pool, 20).await;
+            let folder = Folder::new();
+            for round in 0..20 {
+                let path = folder.file(&format!("{round}"));
+                let run = pool.run(Wait { note: path.clone(), polite: false });
+                until(|| !notes(&path).is_empty()).await;
+                let workers = pool.stats().workers;
+                let runs = |task: &procpool::TaskStats| Some(task.id) == run.id();
+                let pid = workers.iter().find(|worker| worker.tasks.iter().any(runs)).unwrap().pid.unwrap();
+                let name = [Signal::SIGKILL, Signal::SIGABRT, Signal::SIGFPE][round % 3];
+                let death = Instant::now();
+                kill(NixPid::from_raw(pid.cast_signed()), name).unwrap();
+                let error = run.await.unwrap_err();
+                delays.push(death.elapsed());
+                assert_eq!(signal(&error).as_deref(), Some(name.as_str()), "{error:?}");
+            }
+        }
+        delays.sort_unstable();
+        let (half, most) = (delays[delays.len() / 2], delays[delays.len() * 95 / 100]);
+        println!("half of the errors come within {half:?}, 95 of 100 within {most:?}");
+        assert!(most < within(Duration::from_millis(20)), "{delays:?}");
     });
 }
 

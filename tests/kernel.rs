@@ -161,14 +161,16 @@ async fn killed(contained: bool, note: &Path) {
     futures::future::join_all(runs).await;
 }
 
-/// Starts ten workers, half of them below guardians.
+/// Starts ten workers, half of them below guardians, from a process that has much memory.
 #[tokio::main(flavor = "current_thread")]
 async fn launches() {
+    let memory = std::hint::black_box(vec![1_u8; times(1 << 30, 64 << 20)]);
     for contained in [false, true] {
         let pool = Pool::builder().workers(5).contained(contained).build().await.unwrap();
         pids(&pool, 5).await;
         pool.drain().await;
     }
+    drop(memory);
     println!("fine");
 }
 

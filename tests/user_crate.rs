@@ -40,12 +40,36 @@ fn a_users_own_crate_is_built_tested_and_run() {
         assert_eq!(run.stdout, format!("{words}: HELLO 42 elsewhere\n"));
     }
 
+    b2_a_panic_that_nothing_unwinds_is_told();
+
     if has_nextest() {
         let tests = cargo(&["nextest", "run", "--offline"]);
         // A test is leaky when a process that it started outlives it.
         let fine = tests.stderr.contains(" passed") && !tests.stderr.contains("leaky");
         assert!(fine, "{}", tests.stderr);
     }
+}
+
+/// B2: an answer in a program that unwinds, the death of the worker in one that is built to abort.
+fn b2_a_panic_that_nothing_unwinds_is_told() {
+    let told = |strategy: &str| {
+        let flag = format!("-Cpanic={strategy}");
+        cargo(&["rustc", "--offline", "--bin", "aborting-main", "--", &flag]);
+        let mut command = Command::new(target().join("debug/aborting-main"));
+        command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = output_within(LIMIT, command);
+        (String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr)).into_owned()
+    };
+    let unwound = told("unwind");
+    assert!(unwound.starts_with("Panicked  said nothing, None, 42\n"), "{unwound}");
+    let aborted = told("abort");
+    let start = "Crashed SIGABRT said so, Some(\"it panicked at src/lib.rs:";
+    assert!(aborted.starts_with(start) && aborted.contains(": far too much\"), 42\n"), "{aborted}");
+}
+
+/// The target folder. It is ours: cargo holds no lock on it while it runs tests.
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
 }
 
 /// Whether nextest is there. Where `PROCPOOL_TEST` asks for it, it has to be.
@@ -65,10 +89,8 @@ struct Said {
 /// Runs cargo in the user's crate and returns what it printed.
 fn cargo(arguments: &[&str]) -> Said {
     let mut command = Command::new(env!("CARGO"));
-    // The target folder is ours: cargo holds no lock on it while it runs tests.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/user-crate"));
-    command.args(arguments).env("CARGO_TARGET_DIR", target).env("CARGO_TERM_COLOR", "never");
+    command.args(arguments).env("CARGO_TARGET_DIR", target()).env("CARGO_TERM_COLOR", "never");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("NEXTEST")) {

@@ -24,6 +24,7 @@ pub(crate) fn worker() -> Worker {
     Worker::new()
         .task::<Noop>()
         .task::<Sum>()
+        .task::<Weigh>()
         .task::<Block>()
         .task::<Spin>()
         .task::<Sleep>()

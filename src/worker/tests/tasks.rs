@@ -109,6 +109,7 @@ fn spin(time: Duration) {
 
 task!(Noop() -> (), _cx, ());
 task!(Sum(bytes: Vec<u8>) -> (u64, Vec<u8>), _cx, (checksum(&bytes), bytes));
+task!(Weigh(bytes: serde_bytes::ByteBuf) -> usize, _cx, bytes.len());
 task!(Block(ms: u64) -> (), _cx, std::thread::sleep(Duration::from_millis(ms)));
 task!(Spin(ms: u64) -> (), _cx, spin(Duration::from_millis(ms)));
 task!(Sleep(ms: u64) -> (), _cx, tokio::time::sleep(Duration::from_millis(ms)).await);

@@ -16,6 +16,19 @@ impl Task for Double {
     }
 }
 
+/// Panics.
+#[derive(Serialize, Deserialize)]
+pub struct Panic(pub String);
+
+impl Task for Panic {
+    const NAME: &'static str = "panic";
+    type Output = ();
+
+    async fn run(self, _cx: Context) {
+        panic!("{}", self.0);
+    }
+}
+
 /// Makes a text loud, and prints it where a careless task would: on standard output.
 #[derive(Serialize, Deserialize)]
 pub struct Shout(pub String);
@@ -40,7 +53,7 @@ impl Task for Shout {
 
 /// The worker of this crate, for every program that has one.
 pub fn worker() -> Worker {
-    Worker::new().task::<Double>().task::<Shout>()
+    Worker::new().task::<Double>().task::<Shout>().task::<Panic>()
 }
 
 /// What each program of this crate does once it has passed its worker's entry; returns what to print.

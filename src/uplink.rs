@@ -40,6 +40,8 @@ struct Lines {
 /// What a pool in a worker asks the pool above with, and where the answers go.
 pub(crate) struct Line {
     uplink: Weak<Uplink>,
+    /// What is to be said, in this order. Filled under the pool's lock, said without it.
+    words: Mutex<VecDeque<ToParent>>,
     mail: Mutex<Mail>,
 }
 
@@ -81,7 +83,8 @@ impl Uplink {
 
     /// A line for one more pool.
     pub(crate) fn line(self: &Arc<Self>) -> Arc<Line> {
-        let line = Arc::new(Line { uplink: Arc::downgrade(self), mail: Mutex::default() });
+        let line =
+            Arc::new(Line { uplink: Arc::downgrade(self), words: Mutex::default(), mail: Mutex::default() });
         let mut lines = lock(&self.lines);
         lines.all.retain(|line| line.strong_count() > 0);
         lines.all.push(Arc::downgrade(&line));
@@ -150,19 +153,28 @@ impl Uplink {
 }
 
 impl Line {
-    /// Asks for so much more. One `Granted` answers it.
-    pub(crate) fn ask(self: &Arc<Self>, kind: LeaseKind, n: u32) {
-        let Some(uplink) = self.uplink.upgrade() else { return };
-        let mut lines = lock(&uplink.lines);
-        lines.asked[kind as usize].push_back(Arc::downgrade(self));
-        // Under the lock: answers come in the order in which the questions are said.
-        uplink.link.say(ToParent::Lease { kind, n });
+    /// Asks for so much more. One `Granted` answers it. It is said by the next [`speak`](Self::speak).
+    pub(crate) fn ask(&self, kind: LeaseKind, n: u32) {
+        lock(&self.words).push_back(ToParent::Lease { kind, n });
     }
 
-    /// Gives so much back.
+    /// Gives so much back. It is said by the next [`speak`](Self::speak).
     pub(crate) fn give_back(&self, kind: LeaseKind, n: u32) {
-        if let Some(uplink) = self.uplink.upgrade() {
-            uplink.link.say(ToParent::Returned { kind, n });
+        lock(&self.words).push_back(ToParent::Returned { kind, n });
+    }
+
+    /// Says what is to be said. It may write to the link, so not under the pool's lock.
+    pub(crate) fn speak(self: &Arc<Self>) {
+        let Some(uplink) = self.uplink.upgrade() else { return };
+        // Held all the while: of those who come at once nobody overtakes another, and answers come in the order in which
+        // the questions are said.
+        let mut lines = lock(&uplink.lines);
+        loop {
+            let Some(word) = lock(&self.words).pop_front() else { return };
+            if let ToParent::Lease { kind, .. } = word {
+                lines.asked[kind as usize].push_back(Arc::downgrade(self));
+            }
+            uplink.link.say(word);
         }
     }
 

@@ -246,15 +246,19 @@ impl Driver {
 }
 
 impl Shared {
-    /// Runs `f` under the lock; then, without it, wakes whoever is concerned and starts the links that were decided on.
+    /// Runs `f` under the lock; then, without it, wakes whoever is concerned, starts the links that were decided on, and
+    /// says what the pool above is to hear.
     fn with<R>(self: &Arc<Self>, f: impl FnOnce(&mut State, Instant) -> R) -> R {
-        let (result, woken, launches, news, _spent) = self.lock(|state| {
+        let (result, woken, launches, (news, speaker), _spent) = self.lock(|state| {
             let result = f(state, Instant::now());
             state.rearm();
             let (woken, launches) = (std::mem::take(&mut state.woken), std::mem::take(&mut state.launches));
             let spent = (std::mem::take(&mut state.spent), std::mem::take(&mut state.unsent));
-            (result, woken, launches, state.news.take(), spent)
+            (result, woken, launches, (state.news.take(), state.speaker.take()), spent)
         });
+        if let Some(line) = speaker {
+            line.speak();
+        }
         for worker in launches {
             // A runtime that is shutting down drops the future at once, and the fuse with it: not under the lock.
             self.runtime.spawn(session::run(Fuse::new(self, Some(worker))));

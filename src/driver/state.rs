@@ -40,6 +40,8 @@ pub(super) struct State {
     /// The workers above, if this is a pool inside one, and how to ask the pool that has this one.
     pub(super) path: Vec<WorkerId>,
     line: Option<Arc<Line>>,
+    /// The same when something is to be said, which is done when the lock is free.
+    pub(super) speaker: Option<Arc<Line>>,
     /// Why a worker could not be started, the last time.
     pub(super) start_error: Option<Error>,
     /// Whether workers end when they are killed.
@@ -100,6 +102,7 @@ impl State {
             table: uplink.map(|uplink| uplink.kinds().to_vec()),
             path: tree.path.clone(),
             line,
+            speaker: None,
             kinds: HashMap::new(),
             start_error: None,
             alarm: Alarm::new()?,
@@ -359,8 +362,8 @@ impl State {
             Action::Ping { worker } => self.send(worker, &ToWorker::Ping { nonce: 0 }),
             Action::Lend { worker, kind, n } => self.send(worker, &ToWorker::Granted { kind, n }),
             Action::Nudge { worker } => self.send(worker, &ToWorker::Nudge),
-            Action::Ask { kind, n } => self.line.iter().for_each(|line| line.ask(kind, n)),
-            Action::Return { kind, n } => self.line.iter().for_each(|line| line.give_back(kind, n)),
+            Action::Ask { kind, n } => self.speaker().iter().for_each(|line| line.ask(kind, n)),
+            Action::Return { kind, n } => self.speaker().iter().for_each(|line| line.give_back(kind, n)),
             Action::Terminate { worker } => {
                 if let Some(port) = self.port_mut(worker) {
                     port.terminated = true;
@@ -411,6 +414,12 @@ impl State {
                 self.close();
             }
         }
+    }
+
+    /// The line upwards, which will be spoken on.
+    fn speaker(&mut self) -> Option<&Arc<Line>> {
+        self.speaker.clone_from(&self.line);
+        self.line.as_ref()
     }
 
     fn launch(&mut self, worker: WorkerId) {

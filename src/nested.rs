@@ -86,8 +86,9 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// * [`LimitExceeded`](ErrorKind::LimitExceeded) when this worker is as deep as workers may be:
-    ///   [`PoolBuilder::depth_limit`].
+    /// * [`LimitExceeded`](ErrorKind::LimitExceeded) when this worker is as deep as workers may be
+    ///   ([`PoolBuilder::depth_limit`]), or may not have as many descriptors open as the workers need that
+    ///   [`Worker::nested`] asks for.
     /// * [`Cancelled`](ErrorKind::Cancelled) when this task is to stop, or has ended.
     /// * [`Launch`](ErrorKind::Launch) when what the pool needs cannot be had. That its workers cannot be started is told by
     ///   the tasks' own errors.

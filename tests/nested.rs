@@ -7,16 +7,21 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use futures::executor::block_on;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procpool::{Context, Error, ErrorKind, Pool, Task, WorkerId};
 use serde::{Deserialize, Serialize};
 use support::{
-    Die, Echo, Folder, Pid, Spin, Wait, exists, notes, on_a_runtime, on_both_runtimes, quick, until,
+    Block, Die, Echo, Folder, Pid, Spin, Wait, children, exists, notes, on_a_runtime, on_both_runtimes,
+    quick, times, until,
 };
 
 procpool::worker_test!(
     support::worker()
         .task::<Fibonacci>()
         .task::<Blocking>()
+        .task::<Patient>()
+        .task::<Sort>()
+        .task::<Scarce>()
         .task::<Chain>()
         .task::<Family>()
         .task::<Leaf>()
@@ -62,6 +67,75 @@ impl Task for Blocking {
     async fn run(self, cx: Context) -> Result<u64, Error> {
         let parts = cx.pool()?.map((0..self.0).map(Echo));
         block_on(parts.try_fold(0, |sum, part| async move { Ok(sum + part) }))
+    }
+}
+
+/// Blocks for longer than a worker may be silent, until an inner task has done so. How many others were done meanwhile.
+#[derive(Serialize, Deserialize)]
+struct Patient {
+    ms: u64,
+}
+
+impl Task for Patient {
+    const NAME: &'static str = "patient";
+    type Output = Result<u64, Error>;
+
+    async fn run(self, cx: Context) -> Result<u64, Error> {
+        let pool = cx.pool()?;
+        let mut long = pool.run(Block { ms: self.ms });
+        let mut echoes = 0;
+        block_on(async {
+            while futures::poll!(&mut long).is_pending() {
+                pool.run(Echo(echoes)).await?;
+                echoes += 1;
+            }
+            Ok(echoes)
+        })
+    }
+}
+
+/// Sorts numbers: those below and those above one of them by others of its kind, down to the fifth level.
+#[derive(Serialize, Deserialize)]
+struct Sort(Vec<u64>);
+
+impl Task for Sort {
+    const NAME: &'static str = "sort";
+    type Output = Result<(Vec<u64>, u32), Error>;
+
+    async fn run(self, cx: Context) -> Self::Output {
+        let Self(mut numbers) = self;
+        if cx.depth() == 5 {
+            numbers.sort_unstable();
+            return Ok((numbers, 5));
+        }
+        let Some(pivot) = numbers.pop() else { return Ok((numbers, cx.depth())) };
+        let (below, above) = numbers.into_iter().partition(|&n| n < pivot);
+        let pool = cx.pool()?;
+        let (below, above) = futures::try_join!(pool.run(Self(below)), pool.run(Self(above)))?;
+        let ((below, left), (above, right)) = (below?, above?);
+        Ok(([below, vec![pivot], above].concat(), left.max(right)))
+    }
+}
+
+/// Asks for a pool while its worker may have so few more descriptors open. What came of it, and of a second try when that was
+/// over.
+#[derive(Serialize, Deserialize)]
+struct Scarce(u64);
+
+impl Task for Scarce {
+    const NAME: &'static str = "scarce";
+    type Output = (Option<Error>, Result<u64, Error>);
+
+    async fn run(self, cx: Context) -> Self::Output {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, support::fds() as u64 + self.0, hard).unwrap();
+        let refused = cx.pool().err();
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        let pool = match cx.pool() {
+            Ok(pool) => pool,
+            Err(error) => return (refused, Err(error)),
+        };
+        (refused, pool.run(Echo(7)).await)
     }
 }
 
@@ -255,15 +329,68 @@ fn a_task_may_block_until_inner_work_is_done() {
 }
 
 #[test]
-fn a_chain_reaches_the_deepest_level_and_no_further() {
+fn g1_a_chain_reaches_the_deepest_level() {
+    on_a_runtime(|| async {
+        for _ in 0..times(20, 1) {
+            let pool = quick(1).build().await.unwrap();
+            assert_eq!(pool.run(Chain(7)).await.unwrap().unwrap(), (8, 17));
+            pool.drain().await;
+        }
+    });
+}
+
+#[test]
+fn g4_deeper_than_the_limit_is_refused_at_the_call_and_starts_nothing() {
     on_a_runtime(|| async {
         let pool = quick(1).build().await.unwrap();
-        assert_eq!(pool.run(Chain(7)).await.unwrap().unwrap(), (8, 17));
         let error = pool.run(Chain(8)).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
         assert_eq!(error.path().len(), 8, "{error:?}");
         let flat = quick(1).depth_limit(1).build().await.unwrap();
         assert_eq!(flat.run(Chain(1)).await.unwrap().unwrap_err().kind(), ErrorKind::LimitExceeded);
+        let worker = flat.run(Pid).await.unwrap();
+        assert_eq!((children(worker), flat.stats().processes.used), (vec![], 1));
+    });
+}
+
+#[test]
+fn g6_a_task_that_blocks_for_its_pool_is_not_taken_for_dead() {
+    on_a_runtime(|| async {
+        let pool = Pool::builder().workers(1).places(2).build().await.unwrap();
+        let before = pool.run(Pid).await.unwrap();
+        // Longer than a worker may be silent.
+        let echoes = pool.run(Patient { ms: 8000 }).await.unwrap().unwrap();
+        assert!(echoes > 10, "{echoes}");
+        assert_eq!((pool.run(Pid).await.unwrap(), pool.stats().restarts), (before, 0));
+    });
+}
+
+#[test]
+fn numbers_are_sorted_five_levels_deep() {
+    on_a_runtime(|| async {
+        let pool = quick(1).build().await.unwrap();
+        let numbers: Vec<u64> = (0..2000).map(|n: u64| n * 7919 % 2003).collect();
+        let mut expected = numbers.clone();
+        expected.sort_unstable();
+        let (sorted, depth) = pool.run(Sort(numbers)).await.unwrap().unwrap();
+        assert!(sorted == expected && depth == 5, "{} of {} down to {depth}", sorted.len(), expected.len());
+    });
+}
+
+#[test]
+fn a_pool_below_that_needs_more_descriptors_than_there_may_be_is_refused() {
+    on_a_runtime(|| async {
+        let pool = quick(1).build().await.unwrap();
+        let (error, second) = pool.run(Scarce(20)).await.unwrap();
+        let error = error.unwrap();
+        assert_eq!((error.kind(), error.path().len()), (ErrorKind::LimitExceeded, 1), "{error:?}");
+        for part in ["2 workers", "26", "ulimit -n"] {
+            assert!(error.to_string().contains(part), "{part:?} is not in {error}");
+        }
+        assert_eq!(second.unwrap(), 7);
+        // As many as are needed are enough.
+        let next = quick(1).build().await.unwrap();
+        assert!(next.run(Scarce(30)).await.unwrap().0.is_none());
     });
 }
 
@@ -373,8 +500,22 @@ fn an_error_from_below_tells_the_workers_that_it_crossed() {
     });
 }
 
+/// Whether a type can be part of a task's input.
+trait Travels<How> {
+    const HERE: () = ();
+}
+struct ByBytes;
+impl<T> Travels<()> for T {}
+impl<T: Serialize> Travels<ByBytes> for T {}
+
+/// Compiles only while there is one way to read it: no handle of a pool or of what it runs can be sent to a worker.
 #[test]
-fn a_worker_builds_no_pool_of_another_kind() {
+fn g9_a_handle_of_a_pool_above_does_not_travel() {
+    const { (<Pool as Travels<_>>::HERE, <procpool::Run<u64> as Travels<_>>::HERE, <Context as Travels<_>>::HERE) };
+}
+
+#[test]
+fn g9_a_worker_builds_no_pool_of_another_kind() {
     on_a_runtime(|| async {
         let pool = quick(1).build().await.unwrap();
         let error = pool.run(Refused).await.unwrap().unwrap();
@@ -406,7 +547,7 @@ fn a_task_knows_where_it_is() {
 }
 
 #[test]
-fn deadlines_only_shrink_on_the_way_down() {
+fn g8_deadlines_only_shrink_on_the_way_down() {
     on_a_runtime(|| async {
         let pool = quick(1).build().await.unwrap().with_deadline(Instant::now() + Duration::from_secs(50));
         assert_eq!(pool.run(Late).await.unwrap().unwrap(), (true, ErrorKind::TimedOut));

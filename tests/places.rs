@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procpool::{Context, Error, ErrorKind, Pool, PoolBuilder, Task};
 use serde::{Deserialize, Serialize};
-use support::{Die, Echo, Folder, Wait, note, notes, on_a_runtime, until};
+use support::{Die, Echo, Folder, Wait, note, notes, on_a_runtime, times, until};
 
 procpool::worker_test!(
     support::worker()
@@ -20,6 +21,7 @@ procpool::worker_test!(
         .task::<Sum>()
         .task::<Fragile>()
         .task::<Threads>()
+        .task::<Frugal>()
         .nested(|pool| pool.limit_threads())
 );
 
@@ -136,6 +138,23 @@ impl Task for Fragile {
     }
 }
 
+/// Has the tasks of a pool done while its worker may have few more descriptors open than now. How many those are.
+#[derive(Serialize, Deserialize)]
+struct Frugal;
+
+impl Task for Frugal {
+    const NAME: &'static str = "frugal";
+    type Output = Result<usize, Error>;
+
+    async fn run(self, cx: Context) -> Self::Output {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, support::fds() as u64 + 40, hard).unwrap();
+        let pool = cx.pool()?;
+        let answers = join_all((0..30).map(|n| pool.run(Echo(n)))).await;
+        Ok(answers.into_iter().collect::<Result<Vec<_>, _>>()?.len())
+    }
+}
+
 /// What is said about threads, so many levels further down.
 #[derive(Serialize, Deserialize)]
 struct Threads(u32);
@@ -221,34 +240,60 @@ fn a_place_that_comes_free_goes_to_whoever_was_refused() {
 }
 
 #[test]
-fn many_tasks_that_fan_out_all_get_done_whatever_the_budget() {
+fn g1_a_tree_of_five_levels_and_three_branches_is_added_up() {
+    on_a_runtime(|| async {
+        for _ in 0..times(20, 1) {
+            let pool = with_places(1, 4).build().await.unwrap();
+            assert_eq!(pool.run(Sum { levels: 5, fan: 3 }).await.unwrap().unwrap(), 364);
+            until_returned(&pool, 1).await;
+        }
+    });
+}
+
+#[test]
+fn g2_many_tasks_that_fan_out_all_get_done_whatever_the_budget() {
     for places in [1, 2, 4, 8] {
         on_a_runtime(|| async move {
             let workers = places.min(3) as usize;
-            let pool = with_places(workers, places).build().await.unwrap();
-            let rounds = if std::env::var_os("PROCPOOL_FULL").is_some() { 20 } else { 1 };
-            for _ in 0..rounds {
-                let sums = join_all((0..4).map(|_| pool.run(Sum { levels: 2, fan: 3 }))).await;
+            for _ in 0..times(20, 1) {
+                let pool = with_places(workers, places).build().await.unwrap();
+                let sums = join_all((0..3).map(|_| pool.run(Sum { levels: 2, fan: 3 }))).await;
                 assert!(sums.into_iter().all(|sum| sum.unwrap().unwrap() == 13));
+                until_returned(&pool, workers).await;
+                pool.drain().await;
             }
-            until_returned(&pool, workers).await;
         });
     }
 }
 
 #[test]
-fn what_the_dead_were_lent_comes_back() {
-    on_a_runtime(|| async {
-        let pool = with_places(2, 4).build().await.unwrap();
-        let runs = join_all((0..8).map(|seed| pool.run(Fragile { levels: 2, seed }))).await;
-        for run in runs {
-            match run {
-                Ok(sum) => assert!(sum <= 9),
-                Err(error) => assert!(error.is_crashed(), "{error}"),
+fn g3_what_the_dead_were_lent_comes_back() {
+    for places in [1, 2, 4, 8] {
+        on_a_runtime(|| async move {
+            let workers = places.min(3) as usize;
+            let pool = with_places(workers, places).build().await.unwrap();
+            for round in 0..times(20, 1) as u64 {
+                let seeds = (0..6).map(|n| round * 6 + n);
+                let runs = join_all(seeds.map(|seed| pool.run(Fragile { levels: 2, seed }))).await;
+                for run in runs {
+                    match run {
+                        Ok(sum) => assert!(sum <= 9),
+                        Err(error) => assert!(error.is_crashed(), "{error}"),
+                    }
+                }
+                until_returned(&pool, workers).await;
+                assert_eq!(pool.stats().places.limit, places as usize);
+                assert_eq!(pool.run(Sum { levels: 2, fan: 3 }).await.unwrap().unwrap(), 13);
             }
-        }
-        until_returned(&pool, 2).await;
-        assert_eq!(pool.run(Sum { levels: 2, fan: 3 }).await.unwrap().unwrap(), 13);
+        });
+    }
+}
+
+#[test]
+fn one_that_did_not_say_how_many_workers_it_wants_does_with_those_that_descriptors_allow() {
+    on_a_runtime(|| async {
+        let pool = with_places(1, 1000).build().await.unwrap();
+        assert_eq!(pool.run(Frugal).await.unwrap().unwrap(), 30);
     });
 }
 

@@ -34,6 +34,9 @@ const BUSY: [u64; 4] = [5, 20, 80, 320];
 /// that tell of its end.
 const EACH: u64 = 5;
 
+/// How many serve all pools, or are open while a worker is being started.
+const ALL: u64 = 16;
+
 /// Launches workers on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
@@ -202,10 +205,7 @@ impl Program {
 ///
 /// With the numbers: running out of them half-way would be told of in other words by whatever runs out first.
 pub(crate) fn fits(workers: u32, each: u64) -> Result<(), Error> {
-    /// What serves all pools, and what is open while a worker is being started.
-    const ALL: u64 = 16;
-    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
+    let Some((limit, open)) = descriptors() else { return Ok(()) };
     let needed = u64::from(workers) * each + ALL;
     if needed.saturating_add(open) <= limit {
         return Ok(());
@@ -216,6 +216,18 @@ pub(crate) fn fits(workers: u32, each: u64) -> Result<(), Error> {
     );
     Err(Error::new(ErrorKind::LimitExceeded, message)
         .with(|report| report.advice = Some("raise it with `ulimit -n`, or ask for fewer workers".into())))
+}
+
+/// How many workers there may be for the sake of descriptors, if nobody has said a number.
+pub(crate) fn room(each: u64) -> u32 {
+    let fitting = descriptors().map_or(u64::MAX, |(limit, open)| limit.saturating_sub(open + ALL) / each);
+    u32::try_from(fitting).unwrap_or(u32::MAX)
+}
+
+/// How many descriptors this process may have open, and how many are.
+fn descriptors() -> Option<(u64, u64)> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    Some((limit, std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64)))
 }
 
 fn explain(recipe: &Recipe, worker: WorkerId, error: &io::Error) -> Refusal {

@@ -14,7 +14,8 @@ impl PoolBuilder {
     /// They are all started at once; one that is lost is replaced. [`Pool::resize`] changes the number later.
     ///
     /// In the [pool of a worker](crate::Context::pool) it is how many it may grow to, when it has so many tasks and is lent the
-    /// [`places`](Self::places) for them. Default there: as many as there are places in the tree.
+    /// [`places`](Self::places) for them. Default there: as many as there are places in the tree, and
+    /// descriptors for.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some((workers, workers));
         self

@@ -9,7 +9,7 @@ use super::builder::{PoolBuilder, count_slots, refused};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::launch::Launcher;
-use crate::launch::local::Local;
+use crate::launch::local::{Local, fits, room};
 use crate::launch::setting::Setting;
 use crate::sched::Config;
 use crate::uplink::Uplink;
@@ -148,7 +148,8 @@ impl PoolBuilder {
     ///
     /// # Errors
     ///
-    /// As [`build`](PoolBuilder::build), and when another program is wanted.
+    /// As [`build`](PoolBuilder::build), and when another program is wanted. If no number of workers was asked for, there
+    /// are as many as fit.
     pub(crate) fn build_below(mut self, uplink: Arc<Uplink>) -> Result<Pool, Error> {
         if self.program.is_some() || !self.args.is_empty() {
             let advice = "take PoolBuilder::program and arg out of Worker::nested";
@@ -156,15 +157,20 @@ impl PoolBuilder {
         }
         self.config.slots = count_slots(self.slots)?;
         let tree = Tree { graces_ms: self.graces(), ..uplink.tree() };
-        // How many there are between none and that is decided by what there is to do, and by what it is lent.
-        let places = tree.places as usize;
-        let (_, most) = Self { workers: self.workers.or(Some((places, places))), ..self.clone() }.size()?;
-        (self.config.workers, self.config.most_workers) = (most, most);
         self.hand_out(&tree);
         let launcher = match uplink.kin::<Arc<dyn Launcher>>() {
             Some(kin) => Arc::clone(kin),
-            None => Arc::new(Local::below().with(self.setting)),
+            None => Arc::new(Local::below().with(self.setting.clone())),
         };
+        // How many there are between none and that is decided by what there is to do, and by what it is lent.
+        let each = launcher.descriptors();
+        self.workers.get_or_insert_with(|| {
+            let places = tree.places.min(room(each)).max(1) as usize;
+            (places, places)
+        });
+        let (_, most) = self.size()?;
+        (self.config.workers, self.config.most_workers) = (most, most);
+        fits(most, each)?;
         Driver::start(self.config, self.message_limit, launcher, tree, Some(uplink)).map(Pool::start)
     }
 

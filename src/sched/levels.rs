@@ -66,6 +66,12 @@ impl Levels {
         }
     }
 
+    /// The levels that hold any.
+    #[cfg(test)]
+    pub(super) fn filled(&self) -> impl Iterator<Item = u32> {
+        (0..=self.top()).filter(|&level| !self.list(level).is_empty())
+    }
+
     /// Whether the bits tell the truth.
     #[cfg(test)]
     pub(super) fn is_true(&self) -> bool {

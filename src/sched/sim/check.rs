@@ -37,6 +37,7 @@ impl Scheduler {
         ensure!(alarms == self.clock.pending(), "{} alarms, {alarms} owners", self.clock.pending());
         self.check_deadlines()?;
         self.check_queue()?;
+        self.check_levels()?;
         for index in 0..self.seats.len() {
             self.check_seat(index as u32)?;
         }
@@ -92,15 +93,26 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Whoever is in the list of a level knows it, and nobody else is said to be.
+    fn check_levels(&self) -> Checked {
+        ensure!(self.ready.is_true(), "the levels' bits");
+        let mut count = 0;
+        for level in self.ready.filled() {
+            for seat in self.ready.list(level).iter(&self.seats) {
+                let listed = self.seats[seat as usize].listed;
+                ensure!(listed == Some(level), "seat {seat} in level {level}, not {listed:?}");
+                count += 1;
+            }
+        }
+        let listed = self.seats.iter().filter(|seat| seat.listed.is_some()).count();
+        ensure!(count == listed, "{count} seats in levels, of {listed}");
+        Ok(())
+    }
+
     fn check_seat(&self, index: u32) -> Checked {
         let seat = &self.seats[index as usize];
         let load = seat.worker.as_ref().and_then(|worker| self.level(worker));
         ensure!(seat.listed == load, "seat {index} is listed as {:?}, not {load:?}", seat.listed);
-        ensure!(self.ready.is_true(), "the levels' bits");
-        for level in 0..=self.ready.top() {
-            let listed = self.ready.list(level).iter(&self.seats).any(|other| other == index);
-            ensure!(listed == (load == Some(level)), "seat {index} in level {level}");
-        }
         let Some(worker) = &seat.worker else { return Ok(()) };
         ensure!(worker.id.index == index, "{:?} sits in seat {index}", worker.id);
         let most = self.config.slots + self.config.ahead;

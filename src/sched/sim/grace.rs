@@ -33,7 +33,7 @@ impl Model {
         Ok(())
     }
 
-    fn held_by(&self, worker: WorkerId) -> impl Iterator<Item = &Held> {
+    pub(super) fn held_by(&self, worker: WorkerId) -> impl Iterator<Item = &Held> {
         let held: &[TaskId] = self.workers.get(&worker).map_or(&[], |known| &known.held);
         held.iter().filter_map(|task| match self.tasks.get(task) {
             Some(Record { state: State::On(held), .. }) => Some(held),

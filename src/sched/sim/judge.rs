@@ -107,12 +107,9 @@ impl Model {
     }
 
     pub(super) fn holds_stopping(&self, worker: WorkerId, grace: Duration) -> bool {
-        self.tasks.values().any(|record| match &record.state {
-            State::On(held) if held.worker == worker => {
-                let over = held.over(self.now).is_some_and(|over| over >= grace);
-                over || held.stop.is_some_and(|(_, s)| self.now - s.at >= grace)
-            }
-            _ => false,
+        self.held_by(worker).any(|held| {
+            let over = held.over(self.now).is_some_and(|over| over >= grace);
+            over || held.stop.is_some_and(|(_, s)| self.now - s.at >= grace)
         })
     }
 

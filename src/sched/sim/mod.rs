@@ -43,8 +43,9 @@ mod want;
 mod world;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{env, thread};
 
 use world::World;
 
@@ -204,7 +205,7 @@ const BUGS: [(&str, Bug); 43] = [
 ];
 
 /// How many fixed seeds, and how many that change with every commit.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 2000;
 
 /// What the seeds together have to get to, at least 20 times each.
 const REACHED: [&str; 44] = [
@@ -278,21 +279,52 @@ fn live(seed: u64, bug: Option<Bug>) -> Result<world::Life, String> {
     lived.unwrap_or_else(|_| Err("a panic".to_owned()))
 }
 
+/// What many runs were like.
+#[derive(Default)]
+struct Lives {
+    steps: u64,
+    done: BTreeMap<String, u64>,
+    /// Which seeds broke which rule.
+    broken: Vec<String>,
+}
+
+impl Lives {
+    /// Lives through what is next of the seeds, until none is left.
+    fn new(seeds: &[u64], next: &AtomicUsize) -> Self {
+        let mut lives = Self::default();
+        while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match live(seed, None) {
+                Ok(life) => lives.add(life.steps, life.done),
+                Err(rule) => lives.broken.push(format!("PROCPOOL_SEED={seed}: {rule}")),
+            }
+        }
+        lives
+    }
+
+    fn add(&mut self, steps: u64, done: BTreeMap<String, u64>) {
+        self.steps += steps;
+        done.into_iter().for_each(|(kind, count)| *self.done.entry(kind).or_default() += count);
+    }
+}
+
 #[test]
 fn every_rule_holds_for_every_seed() {
     if let Some(seed) = env::var("PROCPOOL_SEED").ok().and_then(|seed| seed.parse().ok()) {
         return World::new(seed, None, true).run().map(drop).unwrap();
     }
-    let (mut steps, mut done) = (0, BTreeMap::<String, u64>::new());
-    for seed in seeds() {
-        match live(seed, None) {
-            Ok(life) => {
-                steps += life.steps;
-                life.done.into_iter().for_each(|(kind, count)| *done.entry(kind).or_default() += count);
-            }
-            Err(rule) => panic!("{rule}; live through it again with PROCPOOL_SEED={seed}"),
-        }
-    }
+    let (seeds, next) = (seeds(), AtomicUsize::new(0));
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let lives = thread::scope(|scope| {
+        let lives: Vec<_> = (0..threads).map(|_| scope.spawn(|| Lives::new(&seeds, &next))).collect();
+        lives.into_iter().fold(Lives::default(), |mut all, lives| {
+            let Lives { steps, done, broken } = lives.join().unwrap();
+            all.add(steps, done);
+            all.broken.extend(broken);
+            all
+        })
+    });
+    let Lives { steps, done, broken } = lives;
+    assert!(broken.is_empty(), "live through them again: {broken:#?}");
     println!("{steps} steps: {done:?}");
     // A simulation that no longer gets somewhere proves nothing about it.
     for kind in REACHED {

@@ -8,6 +8,7 @@ use super::notices::News;
 use super::order::Turns;
 use super::seats::Past;
 use super::sizes::Sizes;
+use super::time::Since;
 use crate::error::ErrorKind;
 use crate::event::Leave;
 use crate::id::{TaskId, WorkerId};
@@ -93,13 +94,6 @@ pub(super) struct Held {
     /// Whether it was asked for, and the answer has not come.
     pub(super) recalled: bool,
     pub(super) account: Account,
-}
-
-/// A moment, and how long the parent had stood still by then.
-#[derive(Clone, Copy)]
-pub(super) struct Since {
-    pub(super) at: Duration,
-    pub(super) stalled: Duration,
 }
 
 pub(super) struct Known {
@@ -188,15 +182,6 @@ impl Model {
     /// What is still to be cancelled, oldest first.
     pub(super) fn live(&self) -> Vec<TaskId> {
         self.tasks.keys().copied().collect()
-    }
-
-    pub(super) fn since(&self) -> Since {
-        Since { at: self.now, stalled: self.stalled }
-    }
-
-    /// For how long this has been so, at least, while the parent ran.
-    pub(super) fn age(&self, since: Since) -> Duration {
-        (self.now - since.at).saturating_sub(self.stalled - since.stalled)
     }
 
     pub(super) fn demand(&mut self, task: TaskId, kinds: &[Option<ErrorKind>]) {
@@ -328,12 +313,15 @@ impl Model {
         }
         known.recalls -= 1;
         known.given -= tasks.len() as u64;
+        // The pool's wish may have come first, unseen.
+        let unseen = !known.is_reachable() && self.is_out_of_time(Duration::ZERO);
         for &task in tasks {
             known.held.retain(|&held| held != task);
             let Some(record) = self.tasks.get_mut(&task) else { continue };
             let State::On(held) = &record.state else { continue };
             record.attempts -= 1;
             match held.stop {
+                Some((kind, _)) if unseen => self.demand(task, &[Some(kind), Some(ErrorKind::Closed)]),
                 Some((kind, _)) => self.demand(task, &[Some(kind)]),
                 None if shut => self.demand(task, &[Some(ErrorKind::Closed)]),
                 None => self.wait_again(task),

@@ -1,7 +1,8 @@
 //! How many workers there may be, and which of them go: the bystander's idea of sizes, ages and successors.
 
 use super::judge::TICK;
-use super::model::{Known, Model, Since};
+use super::model::{Known, Model};
+use super::time::Since;
 use super::{Checked, ensure};
 use crate::event::Leave;
 use crate::id::WorkerId;

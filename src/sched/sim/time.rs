@@ -8,6 +8,13 @@ use super::{Checked, ensure};
 use crate::error::ErrorKind;
 use crate::id::TaskId;
 
+/// A moment, and how long the parent had stood still by then.
+#[derive(Clone, Copy)]
+pub(super) struct Since {
+    pub(super) at: Duration,
+    pub(super) stalled: Duration,
+}
+
 impl Held {
     /// For how long its timeout has been over, at most.
     pub(super) fn over(&self, now: Duration) -> Option<Duration> {
@@ -21,6 +28,15 @@ impl Held {
 }
 
 impl Model {
+    pub(super) fn since(&self) -> Since {
+        Since { at: self.now, stalled: self.stalled }
+    }
+
+    /// For how long this has been so, at least, while the parent ran.
+    pub(super) fn age(&self, since: Since) -> Duration {
+        (self.now - since.at).saturating_sub(self.stalled - since.stalled)
+    }
+
     /// What the time obliges the scheduler to, after it has heard the input and before it does anything.
     pub(super) fn tell_time(&mut self) {
         let since = self.since();

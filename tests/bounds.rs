@@ -200,9 +200,3 @@ impl procpool::Task for Unheard {
 
     async fn run(self, _: procpool::Context) {}
 }
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}

@@ -12,7 +12,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procpool::{Context, ErrorKind, Pool, Task};
 use serde::{Deserialize, Serialize};
-use support::{Echo, Test, children, fds, on_a_runtime, threads, times, until_blocking};
+use support::{Echo, Test, children, fds, on_a_runtime, resident_kib, threads, times, until_blocking};
 
 /// Writes much to standard error.
 #[derive(Serialize, Deserialize)]
@@ -52,16 +52,9 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// The memory of this process that is resident, in KiB.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// Holds that memory has not grown by more than this.
-fn flat(what: &str, before: usize, allowed_kib: usize) -> Result<(), Failed> {
-    let after = resident();
+fn flat(what: &str, before: u64, allowed_kib: u64) -> Result<(), Failed> {
+    let after = resident_kib();
     println!("{what}: {before} KiB resident before, {after} KiB after");
     if after > before + allowed_kib {
         return Err(format!("{what}: memory has grown from {before} to {after} KiB").into());
@@ -83,7 +76,7 @@ fn h5() -> Result<(), Failed> {
     }
     let quiet = || children(std::process::id()).is_empty();
     until_blocking(quiet);
-    let (open, running, before) = (fds(), threads(), resident());
+    let (open, running, before) = (fds(), threads(), resident_kib());
     for _ in 0..times(2000, 60) {
         cycle();
     }
@@ -100,7 +93,7 @@ fn h6() -> Result<(), Failed> {
         };
         let tasks = times(500_000, 30_000) as u64;
         run(0, tasks / 4).await;
-        let before = resident();
+        let before = resident_kib();
         assert_eq!(run(0, tasks).await, tasks * (tasks - 1) / 2);
         flat("tasks", before, 5 << 10).unwrap();
     });
@@ -111,7 +104,7 @@ fn f7() -> Result<(), Failed> {
     on_a_runtime(|| async {
         let pool = Pool::builder().workers(1).build().await.unwrap();
         pool.run(Flood { bytes: 1 << 20 }).await.unwrap();
-        let before = resident();
+        let before = resident_kib();
         let bytes = times(1 << 30, 32 << 20);
         assert_eq!(pool.run(Flood { bytes }).await.unwrap(), bytes);
         flat("words", before, 4 << 10).unwrap();

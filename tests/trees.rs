@@ -19,7 +19,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use procpool::{Context, Error, ErrorKind, Pool, Task, Worker};
 use serde::{Deserialize, Serialize};
 use support::role::{Actor, Seen, command, gone, program, role, send};
-use support::{Folder, Test, note, notes, times, within};
+use support::{Folder, Test, below, note, notes, times, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DEPTH: u32 = 4;
@@ -104,7 +104,8 @@ fn main() {
         let doing = match args[0].as_str() {
             "computing" => Doing::Computing,
             "sleeping" => Doing::Sleeping,
-            _ => Doing::Awaiting,
+            "awaiting" | "" => Doing::Awaiting,
+            _ => panic!("{}?", args[0]),
         };
         return root(&role, doing, args[1].clone().into());
     }
@@ -306,35 +307,4 @@ fn g5() -> Result<(), Failed> {
     println!("{most} processes at most");
     assert!((3..=16).contains(&most), "{most} processes");
     Ok(())
-}
-
-/// The live processes below one.
-fn below(root: u32) -> Vec<u32> {
-    let mut parents = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
-        let mut fields = rest.split(' ');
-        if let (Some(state), Some(Ok(parent))) = (fields.next(), fields.next().map(str::parse::<u32>))
-            && !matches!(state, "Z" | "X")
-        {
-            parents.push((pid, parent));
-        }
-    }
-    let mut found = vec![root];
-    let mut at = 0;
-    while at < found.len() {
-        found.extend(
-            parents
-                .iter()
-                .filter(|(_, parent)| *parent == found[at])
-                .map(|(pid, _)| *pid)
-                .collect::<Vec<_>>(),
-        );
-        at += 1;
-    }
-    found.split_off(1)
 }

@@ -123,6 +123,26 @@ pub(crate) fn children(of: u32) -> Vec<u32> {
     pids
 }
 
+/// The live processes below one, each with its parent, which comes before it.
+pub(crate) fn below(root: u32) -> Vec<(u32, u32)> {
+    let alive = |pid: &u32| status(*pid).filter(|(state, _)| !matches!(state, 'Z' | 'X'));
+    let all: Vec<_> = processes().iter().filter_map(|pid| Some((*pid, alive(pid)?.1))).collect();
+    let mut found = vec![(root, 0)];
+    let mut at = 0;
+    while let Some(&(above, _)) = found.get(at) {
+        found.extend(all.iter().filter(|(_, parent)| *parent == above));
+        at += 1;
+    }
+    found.split_off(1)
+}
+
+/// The memory of this process that is resident, in KiB.
+pub(crate) fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// Ends this process when it is not dropped in time, since a test that hangs can't be ended otherwise; before that it
 /// tells what everybody was doing.
 struct Watchdog {

@@ -5,16 +5,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use futures::{FutureExt, StreamExt};
-use procpool::{Event, Events, Status};
+use procpool::{Event, Status};
 use support::*;
 
 procpool::worker_test!(gated());
-
-/// What has been told so far.
-fn told(events: &mut Events) -> Vec<Event> {
-    std::iter::from_fn(|| events.next().now_or_never().flatten()).collect()
-}
 
 fn started(events: &[Event]) -> usize {
     events.iter().filter(|event| matches!(event, Event::Started { .. })).count()

@@ -5,11 +5,11 @@ mod support;
 
 use std::future::pending;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use procpool::{Context, ErrorKind, Exit, Pool, PoolBuilder, Task, Worker, WorkerState};
+use procpool::{Context, ErrorKind, Exit, Pool, PoolBuilder, Task, Worker};
 use serde::{Deserialize, Serialize};
 use support::*;
 use tokio_util::sync::CancellationToken;
@@ -17,12 +17,6 @@ use tokio_util::sync::CancellationToken;
 /// A pool of threads that know the tasks of all test files.
 fn threads(n: usize) -> PoolBuilder {
     quick(n).in_process(support::worker)
-}
-
-/// Waits until all of a pool's workers take tasks.
-async fn open(pool: &Pool, n: usize) {
-    until(|| pool.stats().workers.iter().filter(|worker| worker.state == WorkerState::Open).count() == n)
-        .await;
 }
 
 #[test]
@@ -467,23 +461,6 @@ fn standard_input_and_output_stay_what_they_are() {
         assert_eq!(pool.run(Streams).await.unwrap(), before);
     });
     assert_eq!(streams(), before);
-}
-
-static RELEASED: AtomicBool = AtomicBool::new(false);
-
-/// Computes until the test lets it go, whatever its context says.
-#[derive(Serialize, Deserialize)]
-struct Deaf;
-
-impl Task for Deaf {
-    const NAME: &'static str = "deaf";
-    type Output = ();
-
-    async fn run(self, _: Context) {
-        while !RELEASED.load(Ordering::SeqCst) {
-            std::hint::spin_loop();
-        }
-    }
 }
 
 #[test]

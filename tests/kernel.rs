@@ -17,7 +17,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     apply_filter,
 };
-use support::role::{Actor, command, gone, needing, program, role, send};
+use support::role::{Actor, command, given, gone, needing, program, role, send};
 use support::{
     Die, Echo, Fill, Folder, Grandchild, Pid, Spin, Test, exists, notes, pids, quick, times, until, within,
 };
@@ -89,7 +89,7 @@ fn main() {
         h8()
     };
     let trial = Trial::test("h8_pools_need_no_room_for_files", filled);
-    let mut trials = vec![needing("unshare", trial).with_ignored_flag(!can_unshare())];
+    let mut trials = vec![given("unshare", can_unshare(), trial)];
     let name = "a11_starting_workers_copies_no_page_tables";
     trials.push(needing("strace", Trial::test(name, traced)));
     for lacks in LACKS {
@@ -199,10 +199,14 @@ fn a11() -> Result<(), Failed> {
 /// of users.
 const UNSHARE: [&str; 3] = ["unshare", "--map-root-user", "--mount"];
 
-fn can_unshare() -> bool {
+/// # Errors
+///
+/// Why that is not possible.
+fn can_unshare() -> Result<(), String> {
     let mut command = std::process::Command::new(UNSHARE[0]);
     command.args(&UNSHARE[1..]).args(["mount", "-t", "tmpfs", "none", "/dev/shm"]);
-    command.output().is_ok_and(|output| output.status.success())
+    let output = command.output().map_err(|error| error.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().into()) }
 }
 
 /// Uses a pool where no file can be written.

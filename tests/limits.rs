@@ -7,10 +7,6 @@ use support::*;
 
 procpool::worker_test!(support::worker());
 
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 /// Builders of both kinds, and how many descriptors each worker may take.
 const KINDS: [(fn() -> PoolBuilder, usize); 2] =
     [(Pool::builder, 5), (|| Pool::builder().in_process(support::worker), 8)];
@@ -21,16 +17,16 @@ fn a_worker_takes_as_many_descriptors_as_is_said() {
         for (builder, each) in KINDS {
             // What serves all pools is there.
             builder().workers(1).build().await.unwrap().drain().await;
-            let before = descriptors();
+            let before = fds();
             let pool = builder().workers(12).build().await.unwrap();
-            until(|| pool.stats().workers.iter().all(|it| it.state == procpool::WorkerState::Open)).await;
+            open(&pool, 12).await;
             let runs: Vec<_> = (0..24).map(|_| pool.run(Fill { bytes: 1 << 20 })).collect();
             for run in runs {
                 run.await.unwrap();
-                assert!(descriptors() <= before + 12 * each, "{} from {before}", descriptors());
+                assert!(fds() <= before + 12 * each, "{} from {before}", fds());
             }
             pool.drain().await;
-            until(|| descriptors() <= before).await;
+            until(|| fds() <= before).await;
         }
     });
 }

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, raise};
 use nix::unistd::{close, dup2_stdin, dup2_stdout};
 use procpool::{Context, Error, ErrorKind, Pool, PoolBuilder, Task, Worker};
 use serde::{Deserialize, Serialize};
-use support::{Echo, Folder, Test, exists, note, notes, times, until};
+use support::{Echo, Folder, Test, exists, note, notes, times, until, until_blocking};
 
 /// How a worker goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -369,12 +369,8 @@ async fn answer_wrong(plan: &Plan) {
     // Sent, and then nothing is read until the worker has gone wrong.
     tokio::task::yield_now().await;
     let going = plan.folder.join("going");
-    let end = Instant::now() + Duration::from_secs(2);
-    while notes(&going).is_empty() && Instant::now() < end {
-        thread::sleep(Duration::from_millis(1));
-    }
+    until_blocking(|| !notes(&going).is_empty());
     assert_eq!(run.await.unwrap(), 7);
-    until(|| !notes(&going).is_empty()).await;
     works(&pool).await;
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procpool::{Context, Error, ErrorKind, Pool, Task, WorkerId};
 use serde::{Deserialize, Serialize};
 use support::{
-    Block, Die, Echo, Folder, Pid, Spin, Wait, children, exists, notes, on_a_runtime, on_both_runtimes,
+    Block, Die, Echo, Folder, Pid, Wait, children, exists, note, notes, on_a_runtime, on_both_runtimes,
     quick, times, until,
 };
 
@@ -25,6 +25,7 @@ procpool::worker_test!(
         .task::<Chain>()
         .task::<Family>()
         .task::<Leaf>()
+        .task::<Burn>()
         .task::<Refused>()
         .task::<Forget>()
         .task::<Last>()
@@ -168,6 +169,27 @@ impl Task for Family {
     }
 }
 
+/// Notes its worker's process and computes for ever.
+#[derive(Serialize, Deserialize)]
+struct Burn(PathBuf);
+
+impl Task for Burn {
+    const NAME: &'static str = "burn";
+    type Output = ();
+
+    async fn run(self, _: Context) {
+        note(&self.0, &std::process::id().to_string());
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Whether every process that has noted itself there has gone.
+fn burnt_out(path: &Path) -> bool {
+    notes(path).iter().all(|pid| !exists(pid.parse().unwrap()))
+}
+
 /// Has another task done so many levels further down, and waits for it.
 #[derive(Serialize, Deserialize)]
 struct Leaf {
@@ -178,7 +200,7 @@ struct Leaf {
 
 #[derive(Clone, Serialize, Deserialize)]
 enum What {
-    Spin(PathBuf),
+    Burn(PathBuf),
     Wait(PathBuf),
     Die,
 }
@@ -194,7 +216,7 @@ impl Task for Leaf {
             return if self.blocks { block_on(run)? } else { run.await? };
         }
         let run = match self.what {
-            What::Spin(note) => pool.run(Spin { note, polite: false }),
+            What::Burn(note) => pool.run(Burn(note)),
             What::Wait(note) => pool.run(Wait { note, polite: true }),
             What::Die => pool.run(Die::Abort),
         };
@@ -419,12 +441,13 @@ fn dropping_the_outer_handle_stops_a_leaf_that_never_looks_up() {
     for blocks in [false, true] {
         on_a_runtime(|| async move {
             let folder = Folder::new();
-            let note = folder.file("spin");
+            let note = folder.file("burns");
             let pool = quick(1).build().await.unwrap();
-            let run = pool.run(Leaf { levels: 3, blocks, what: What::Spin(note.clone()) });
+            let run = pool.run(Leaf { levels: 3, blocks, what: What::Burn(note.clone()) });
             until(|| !notes(&note).is_empty()).await;
             drop(run);
-            // The outer worker is free again, or another has its place; and the leaf is gone: the next one can spin.
+            until(|| burnt_out(&note)).await;
+            // The outer worker is free again, or another has its place.
             assert_eq!(pool.run(Fibonacci(3)).await.unwrap().unwrap(), 2);
             pool.drain().await;
         });
@@ -450,13 +473,17 @@ fn an_outer_task_that_is_dropped_at_once_leaves_nothing_running() {
     on_a_runtime(|| async {
         let folder = Folder::new();
         let pool = quick(2).build().await.unwrap();
+        let note = folder.file("burns");
         for n in 0..20 {
-            let note = folder.file(&n.to_string());
-            let run = pool.run(Leaf { levels: 2, blocks: n % 2 == 0, what: What::Spin(note) });
+            let run = pool.run(Leaf { levels: 2, blocks: n % 2 == 0, what: What::Burn(note.clone()) });
             tokio::time::sleep(Duration::from_millis(n * 2)).await;
             drop(run);
         }
+        // One that has begun ends with its process only, and one that has not never begins.
+        until(|| pool.stats().in_flight == 0 && burnt_out(&note)).await;
+        let burnt = notes(&note).len();
         assert_eq!(pool.run(Fibonacci(3)).await.unwrap().unwrap(), 2);
+        assert_eq!(notes(&note).len(), burnt);
         pool.drain().await;
     });
 }

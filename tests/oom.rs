@@ -18,8 +18,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::Signal;
 use procpool::{Context, ErrorKind, Pool, Task};
 use serde::{Deserialize, Serialize};
-use support::role::{Actor, command, program, role, send};
-use support::{Echo, Folder, Test, Wait, is_wanted, notes, pids, serial, until, until_blocking};
+use support::role::{Actor, command, given, program, role, send};
+use support::{Echo, Folder, Test, Wait, notes, pids, serial, until, until_blocking};
 
 /// How much memory the root and its workers may have together. A root and a worker have a tenth of it.
 const LIMIT: u64 = 256 << 20;
@@ -47,19 +47,15 @@ fn main() {
         return starved();
     }
     let name = "a_worker_that_the_kernel_kills_for_want_of_memory_is_told_from_one_that_somebody_kills";
-    let trial = |group: Option<Group>| {
-        Trial::test(name, || {
-            let _test = Test::start();
-            group.map_or(Ok(()), starve)
-        })
+    let (group, found) = match Group::new() {
+        Ok(group) => (Some(group), Ok(())),
+        Err(reason) => (None, Err(reason)),
     };
-    let trial = match Group::new() {
-        Ok(group) => trial(Some(group)),
-        Err(reason) => {
-            assert!(!is_wanted("cgroup"), "no control group to be had: {reason}");
-            trial(None).with_kind(format!("no control group: {reason}")).with_ignored_flag(true)
-        }
-    };
+    let trial = Trial::test(name, || {
+        let _test = Test::start();
+        group.map_or(Ok(()), starve)
+    });
+    let trial = given("cgroup", found, trial);
     libtest_mimic::run(&Arguments::from_args(), vec![trial]).exit();
 }
 

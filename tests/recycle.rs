@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
-use procpool::{Context, Event, Events, Leave, Task, Worker};
+use procpool::{Context, Event, Leave, Task, Worker};
 use serde::{Deserialize, Serialize};
 use support::*;
 
@@ -32,11 +32,6 @@ impl Task for Leak {
         KEPT.lock().unwrap().push(vec![7; self.0]);
         std::process::id()
     }
-}
-
-/// What has been told so far.
-fn told(events: &mut Events) -> Vec<Event> {
-    std::iter::from_fn(|| events.next().now_or_never().flatten()).collect()
 }
 
 fn left(events: &[Event], reason: Leave) -> usize {

@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use support::role::Seen;
 use support::*;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 
 procpool::worker_test!(support::worker().task::<Hang>().task::<Branch>().nested(|pool| pool.workers(FAN)));
 
@@ -248,8 +247,9 @@ struct Havoc {
 async fn storm(pool: Pool, mut chance: Chance, end: Instant) -> Havoc {
     let mut havoc = Havoc::default();
     let mut cut = FuturesUnordered::new();
+    let mut beat = tokio::time::interval(PAUSE);
     while Instant::now() < end {
-        tokio::time::sleep(PAUSE).await;
+        beat.tick().await;
         if chance.below(20) == 0 {
             cut.push(tokio::spawn(pool.run(Hang)));
             continue;
@@ -272,9 +272,11 @@ async fn storm(pool: Pool, mut chance: Chance, end: Instant) -> Havoc {
             // Found by its silence, after some seconds.
             2 => kill(number, Signal::SIGSTOP),
             _ => {
-                let _ = kill(number, Signal::SIGSTOP);
-                tokio::time::sleep(PAUSE).await;
-                kill(number, Signal::SIGCONT)
+                tokio::spawn(async move {
+                    tokio::time::sleep(PAUSE).await;
+                    let _ = kill(number, Signal::SIGCONT);
+                });
+                kill(number, Signal::SIGSTOP)
             }
         };
     }
@@ -306,8 +308,8 @@ fn k1_a_storm_costs_nothing_but_the_tasks_that_it_hits() {
         let pool = pool.build().await.unwrap();
         let end = Instant::now() + lasts;
         let stormy = tokio::spawn(storm(pool.clone(), Chance(chance.next()), end));
+        // It makes up for what it has missed while there were too many.
         let mut beat = tokio::time::interval(BEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut running = FuturesUnordered::<JoinHandle<Outcome>>::new();
         let (mut outcomes, mut submitted, mut sizes) = (Vec::new(), 0, Vec::new());
         while Instant::now() < end || !running.is_empty() {

@@ -2,11 +2,11 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use procpool::{Context, ErrorKind, Pool, PoolBuilder, Task, WorkerState};
+use procpool::{Context, ErrorKind, Pool, PoolBuilder, Task};
 use serde::{Deserialize, Serialize};
 use support::*;
 
@@ -31,34 +31,12 @@ fn count() -> usize {
         .count()
 }
 
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 /// A pool of `n` workers that take tasks: two threads each.
 async fn built(n: usize) -> Pool {
     let pool = threads(n).build().await.unwrap();
-    until(|| pool.stats().workers.iter().filter(|worker| worker.state == WorkerState::Open).count() == n)
-        .await;
+    open(&pool, n).await;
     assert_eq!(count(), 2 * n);
     pool
-}
-
-static RELEASED: AtomicBool = AtomicBool::new(false);
-
-/// Blocks until the test lets it go, whatever its context says.
-#[derive(Serialize, Deserialize)]
-struct Deaf;
-
-impl Task for Deaf {
-    const NAME: &'static str = "deaf";
-    type Output = ();
-
-    async fn run(self, _: Context) {
-        while !RELEASED.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
 }
 
 /// Leaves a task of its own behind, which holds its context and never ends.
@@ -120,8 +98,8 @@ fn every_end_of_a_pool_is_the_end_of_its_threads() {
         drop(runtime);
         until_blocking(|| count() == 0);
         drop(kept);
-        until_blocking(|| descriptors() <= before);
-        before = descriptors();
+        until_blocking(|| fds() <= before);
+        before = fds();
         assert_eq!(notes(&folder.file("spin")), ["begun", "stopped"]);
     }
 }
@@ -205,10 +183,10 @@ fn a_thousand_pools_leave_nothing_behind() {
         };
         once(0).await;
         until(|| count() == 0).await;
-        let before = descriptors();
+        let before = fds();
         for n in 0..1000 {
             once(n).await;
         }
-        until(|| count() == 0 && descriptors() <= before).await;
+        until(|| count() == 0 && fds() <= before).await;
     });
 }

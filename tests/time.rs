@@ -12,7 +12,7 @@ use support::*;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-procpool::worker_test!(support::worker().task::<Left>().task::<Deaf>());
+procpool::worker_test!(support::worker().task::<Left>().task::<Unmoved>());
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -31,10 +31,10 @@ impl Task for Left {
 
 /// Computes for ever, and listens to SIGTERM without ever hearing it.
 #[derive(Serialize, Deserialize)]
-struct Deaf(PathBuf);
+struct Unmoved(PathBuf);
 
-impl Task for Deaf {
-    const NAME: &'static str = "deaf";
+impl Task for Unmoved {
+    const NAME: &'static str = "unmoved";
     type Output = ();
 
     async fn run(self, _: Context) {
@@ -70,7 +70,7 @@ fn d3_a_loop_that_hears_nothing_is_stopped_by_force_and_replaced() {
         let folder = Folder::new();
         let path = folder.file("deaf");
         let start = Instant::now();
-        let error = pool.with_deadline(start + 200 * MS).run(Deaf(path.clone())).await.unwrap_err();
+        let error = pool.with_deadline(start + 200 * MS).run(Unmoved(path.clone())).await.unwrap_err();
         let took = start.elapsed();
         assert!(error.is_timed_out() && error.may_have_run(), "{error:?}");
         // We did it, and it says so; the two graces are a second each.

@@ -105,9 +105,14 @@ fn is_ours(name: &str) -> bool {
 
 /// State and parent of a process.
 pub(crate) fn status(pid: u32) -> Option<(char, u32)> {
+    let fields = stat(pid)?;
+    Some((fields.first()?.chars().next()?, fields.get(1)?.parse().ok()?))
+}
+
+/// What the kernel tells of a process, from its state on.
+pub(crate) fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+    Some(stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
 }
 
 /// Every process that there is.

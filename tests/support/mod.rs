@@ -8,11 +8,14 @@ pub(crate) mod role;
 use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::{SinkExt, StreamExt};
+use futures::{FutureExt, SinkExt, StreamExt};
 pub(crate) use left::*;
-use procpool::{Context, Emitter, Pool, PoolBuilder, StreamTask, Task, Worker};
+use procpool::{
+    Context, Emitter, Event, Events, Pool, PoolBuilder, StreamTask, Task, Worker, WorkerState, WorkerStats,
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -133,6 +136,24 @@ impl Task for Block {
     async fn run(self, _: Context) -> u64 {
         std::thread::sleep(Duration::from_millis(self.ms));
         self.ms
+    }
+}
+
+/// Whether those who are deaf may go.
+pub(crate) static RELEASED: AtomicBool = AtomicBool::new(false);
+
+/// Blocks until the test lets it go, whatever its context says. For workers that are threads of the test.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Deaf;
+
+impl Task for Deaf {
+    const NAME: &'static str = "deaf";
+    type Output = ();
+
+    async fn run(self, _: Context) {
+        while !RELEASED.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -607,13 +628,20 @@ pub(crate) fn quick(n: usize) -> PoolBuilder {
     Pool::builder().workers(n).cancel_grace(Duration::from_millis(200)).term_grace(Duration::from_millis(200))
 }
 
+/// Waits until all of a pool's workers take tasks.
+pub(crate) async fn open(pool: &Pool, n: usize) {
+    let is_open = |worker: &WorkerStats| worker.state == WorkerState::Open;
+    until(|| pool.stats().workers.iter().filter(|worker| is_open(worker)).count() == n).await;
+}
+
+/// What has been told so far.
+pub(crate) fn told(events: &mut Events) -> Vec<Event> {
+    std::iter::from_fn(|| events.next().now_or_never().flatten()).collect()
+}
+
 /// The process ids of all workers, once all of them take tasks.
 pub(crate) async fn pids(pool: &Pool, n: usize) -> Vec<u32> {
-    until(|| {
-        let workers = pool.stats().workers;
-        workers.iter().filter(|worker| worker.state == procpool::WorkerState::Open).count() == n
-    })
-    .await;
+    open(pool, n).await;
     pool.stats().workers.iter().filter_map(|worker| worker.pid).collect()
 }
 

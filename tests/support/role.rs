@@ -116,8 +116,7 @@ impl Seen {
 
 /// When a process was started, and its state.
 fn look(pid: u32) -> Option<(u64, char)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let fields = super::stat(pid)?;
     Some((fields.get(19)?.parse().ok()?, fields.first()?.chars().next()?))
 }
 
@@ -158,7 +157,19 @@ pub(crate) fn unprivileged() -> Vec<&'static str> {
 
 /// The test, ignored where a command that it needs is not there; where `PROCPOOL_TEST` asks for the command, it has to be.
 pub(crate) fn needing(needs: &str, test: Trial) -> Trial {
-    let found = Command::new(needs).arg("--version").output().is_ok_and(|output| output.status.success());
-    assert!(found || !super::is_wanted(needs), "{needs} is not installed");
-    if found { test } else { test.with_kind(format!("needs {needs}")).with_ignored_flag(true) }
+    let output = Command::new(needs).arg("--version").output();
+    let found = match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(output.status.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    given(needs, found, test)
+}
+
+/// The test, ignored where it lacks something, with the reason for its kind; where `PROCPOOL_TEST` asks for that, it has to be
+/// there.
+pub(crate) fn given(what: &str, found: Result<(), String>, test: Trial) -> Trial {
+    let Err(reason) = found else { return test };
+    assert!(!super::is_wanted(what), "{what}: {reason}");
+    test.with_kind(format!("needs {what}: {reason}")).with_ignored_flag(true)
 }

@@ -120,7 +120,7 @@ pub struct TaskStats {
     pub id: TaskId,
     /// Its [`NAME`](crate::Task::NAME).
     pub name: &'static str,
-    /// The time since it was sent to the worker.
+    /// The time since the worker may have begun it: since it was sent there, or what it was sent behind was done.
     pub since: Duration,
 }
 

@@ -40,7 +40,7 @@ pub(super) enum Alarm {
     Rebalance,
     /// Time to see whether tasks still wait while nobody is idle.
     Pressed,
-    /// Time to see whether a pool below has more than it needs.
+    /// Time to see whether a pool below has more than it needs, and whether those ask whom the root keeps a place for.
     Look,
     /// The processes below a worker that died count no longer.
     Grief,

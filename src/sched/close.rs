@@ -19,7 +19,7 @@ pub(crate) struct Tally {
     pub(crate) closed: u64,
     /// Tasks that resolved with another error.
     pub(crate) failed: u64,
-    /// Workers that had taken tasks and were sent a signal.
+    /// Workers that had taken tasks and went after they were sent a signal, be it before.
     pub(crate) killed: u64,
 }
 

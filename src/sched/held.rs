@@ -69,9 +69,9 @@ impl Held {
         self.ahead.iter(tasks)
     }
 
-    /// Whether anything that has a slot was not told to stop, or still has its grace.
+    /// Whether anything that has a slot was not told to stop, or still has its grace: the last to be told has it longest.
     pub(super) fn has_grace(&self, tasks: &Tasks) -> bool {
-        !self.running.is_empty() || self.stopping.iter(tasks).any(|index| is_on(tasks, index, Rung::Asked))
+        !self.running.is_empty() || self.stopping.back(tasks).any(|index| is_on(tasks, index, Rung::Asked))
     }
 
     /// Whether anything did not stop within its grace, and the worker was not yet sent SIGTERM for it.
@@ -82,12 +82,12 @@ impl Held {
             .any(|index| is_on(tasks, index, Rung::Overdue))
     }
 
-    /// Adds a task that is sent. Whether there is a slot for it.
+    /// Adds a task that is sent now. Whether there is a slot for it.
     #[inline]
-    pub(super) fn add(&mut self, tasks: &mut Tasks, index: u32, slots: u32) -> bool {
+    pub(super) fn add(&mut self, tasks: &mut Tasks, index: u32, slots: u32, now: Time) -> bool {
         let begun = self.begun() < slots;
         let Some(sent) = tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { return false };
-        sent.begun = begun;
+        sent.begun = begun.then_some(now);
         if begun {
             self.worth += sent.worth;
             self.running.push_back(tasks, index);
@@ -100,13 +100,13 @@ impl Held {
 
     /// Gives the first of what is ahead a slot, if there is one.
     #[inline]
-    pub(super) fn promote(&mut self, tasks: &mut Tasks, slots: u32) -> Option<u32> {
+    pub(super) fn promote(&mut self, tasks: &mut Tasks, slots: u32, now: Time) -> Option<u32> {
         if self.begun() >= slots {
             return None;
         }
         let index = self.ahead.pop_front(tasks)?;
         let sent = tasks.at_mut(index)?.sent.as_mut()?;
-        sent.begun = true;
+        sent.begun = Some(now);
         self.worth += sent.worth;
         self.worth_ahead = self.worth_ahead.saturating_sub(sent.worth);
         if sent.stop.is_some() { &mut self.stopping } else { &mut self.running }.push_back(tasks, index);
@@ -115,7 +115,7 @@ impl Held {
 
     /// A task is about to be told to stop. Whether it has a slot.
     pub(super) fn halt(&mut self, tasks: &mut Tasks, index: u32) -> bool {
-        let begun = sent(tasks, index).is_some_and(|sent| sent.begun);
+        let begun = sent(tasks, index).is_some_and(|sent| sent.begun.is_some());
         if begun {
             self.running.unlink(tasks, index);
             self.stopping.push_back(tasks, index);
@@ -128,7 +128,7 @@ impl Held {
     pub(super) fn remove(&mut self, tasks: &mut Tasks, index: u32) {
         let Some(Sent { begun, worth, stop, .. }) = sent(tasks, index) else { return };
         let worth = *worth;
-        let (list, sum) = match (begun, stop) {
+        let (list, sum) = match (begun.is_some(), stop) {
             (true, None) => (&mut self.running, &mut self.worth),
             (true, Some(_)) => (&mut self.stopping, &mut self.worth),
             (false, _) => (&mut self.ahead, &mut self.worth_ahead),
@@ -153,9 +153,9 @@ impl Held {
         };
         let sum = |list: &[&Sent]| list.iter().map(|sent| sent.worth).sum::<Time>();
         let (Some(running), Some(stopping), Some(ahead)) = (
-            all(self.running, |sent| sent.begun && sent.stop.is_none()),
-            all(self.stopping, |sent| sent.begun && sent.stop.is_some()),
-            all(self.ahead, |sent| !sent.begun),
+            all(self.running, |sent| sent.begun.is_some() && sent.stop.is_none()),
+            all(self.stopping, |sent| sent.begun.is_some() && sent.stop.is_some()),
+            all(self.ahead, |sent| sent.begun.is_none()),
         ) else {
             return false;
         };

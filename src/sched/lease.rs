@@ -11,7 +11,8 @@
 //!                             ◀── Nudge ─────────────────── ◀── Nudge ──────── to those that got too little
 //! ```
 //!
-//! A question has one answer, at once; nobody waits for more than that. Answers come in the order of the questions.
+//! A question has one answer, at once; nobody waits for more than that. Answers come in the order of the questions. When
+//! something comes free, those are told first who have least of it, and then those who were refused first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,8 +31,10 @@ pub(super) struct Leases {
 struct Book {
     /// By the worker whose pool has it.
     lent: BTreeMap<WorkerId, u32>,
-    /// Who has got less than it asked for.
-    hungry: BTreeSet<WorkerId>,
+    /// Who has got less than it asked for, the first to be refused first.
+    hungry: Vec<WorkerId>,
+    /// Who was told that there is some, and has not asked again.
+    called: BTreeSet<WorkerId>,
     /// The questions that are under way above, each with how much it is about.
     asked: VecDeque<(Asker, u32)>,
 }
@@ -60,6 +63,11 @@ impl Leases {
     /// Whether anybody got less than it asked for.
     pub(super) fn is_hungry(&self) -> bool {
         self.books.iter().any(|book| !book.hungry.is_empty())
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_hungry_for(&self, kind: Kind) -> bool {
+        !self.books[kind as usize].hungry.is_empty()
     }
 
     /// The root lends to a worker's pool: as much as there is, if anything.
@@ -101,8 +109,9 @@ impl Leases {
         if granted > 0 {
             *book.lent.entry(worker).or_default() += granted;
         }
-        if granted < wanted {
-            book.hungry.insert(worker);
+        book.called.remove(&worker);
+        if granted < wanted && !book.hungry.contains(&worker) {
+            book.hungry.push(worker);
         }
     }
 
@@ -120,7 +129,8 @@ impl Leases {
     /// A worker is gone, and its pool with it: what that had is free.
     pub(super) fn lost(&mut self, kind: Kind, worker: WorkerId) -> u32 {
         let book = self.book(kind);
-        book.hungry.remove(&worker);
+        book.hungry.retain(|hungry| *hungry != worker);
+        book.called.remove(&worker);
         for (asker, _) in &mut book.asked {
             if *asker == Asker::Worker(worker) {
                 *asker = Asker::Nobody;
@@ -129,9 +139,29 @@ impl Leases {
         book.lent.remove(&worker).unwrap_or(0)
     }
 
-    /// Takes out those that got less of this than they asked for: there is some now.
-    pub(super) fn feed(&mut self, kind: Kind) -> BTreeSet<WorkerId> {
-        std::mem::take(&mut self.book(kind).hungry)
+    /// Takes out so many of those that got less of this than they asked for: there is some now. Those come first that have
+    /// least, or `most`.
+    pub(super) fn feed(&mut self, kind: Kind, n: usize, most: bool) -> Vec<WorkerId> {
+        let book = self.book(kind);
+        let lent = |worker: &WorkerId| book.lent.get(worker).copied().unwrap_or(0);
+        // It keeps the order of those that have the same.
+        book.hungry.sort_by_key(|worker| if most { u32::MAX - lent(worker) } else { lent(worker) });
+        book.hungry.drain(..n.min(book.hungry.len())).collect()
+    }
+
+    /// Notes that what is free is kept for this one until it has asked, or [`forget`](Self::forget_called).
+    pub(super) fn call(&mut self, kind: Kind, worker: WorkerId) {
+        self.book(kind).called.insert(worker);
+    }
+
+    /// For how many others than this one something is kept.
+    pub(super) fn kept(&self, kind: Kind, worker: Option<WorkerId>) -> u32 {
+        self.books[kind as usize].called.iter().filter(|called| Some(**called) != worker).count() as u32
+    }
+
+    /// Those who were told that there is some and have not asked do not need it.
+    pub(super) fn forget_called(&mut self) {
+        self.books.iter_mut().for_each(|book| book.called.clear());
     }
 }
 
@@ -154,8 +184,26 @@ mod tests {
         assert!(!leases.returned(Kind::Process, worker(1), 1), "it has none of those");
         assert_eq!(leases.lost(Kind::Place, worker(1)), 1);
         assert_eq!(leases.lent(Kind::Place), 1);
-        assert_eq!(leases.feed(Kind::Place), BTreeSet::from([worker(2)]));
+        assert_eq!(leases.feed(Kind::Place, 9, false), [worker(2)]);
         assert!(!leases.is_hungry());
+    }
+
+    #[test]
+    fn who_has_least_is_fed_first_and_then_who_was_refused_first() {
+        let mut leases = Leases::default();
+        leases.lend(Kind::Place, worker(1), 1, 1);
+        for n in [1, 3, 2] {
+            assert_eq!(leases.lend(Kind::Place, worker(n), 1, 0), 0);
+        }
+        assert_eq!(leases.feed(Kind::Place, 1, false), [worker(3)]);
+        leases.call(Kind::Place, worker(3));
+        assert_eq!(
+            (leases.kept(Kind::Place, Some(worker(2))), leases.kept(Kind::Place, Some(worker(3)))),
+            (1, 0)
+        );
+        assert_eq!(leases.feed(Kind::Place, 9, false), [worker(2), worker(1)]);
+        leases.lend(Kind::Place, worker(3), 1, 1);
+        assert_eq!(leases.kept(Kind::Place, None), 0);
     }
 
     #[test]

@@ -57,9 +57,9 @@ impl Scheduler {
 
     /// After a task has left a worker, the next of those that were sent ahead begins, as far as can be known here.
     pub(super) fn begin_next(&mut self, seat: u32) {
-        let slots = self.config.slots;
+        let (slots, now) = (self.config.slots, self.clock.now());
         while let Some(worker) = &mut self.seats[seat as usize].worker
-            && let Some(index) = worker.tasks.promote(&mut self.tasks, slots)
+            && let Some(index) = worker.tasks.promote(&mut self.tasks, slots, now)
         {
             if self.tasks.at(index).is_some_and(|task| task.limits.is_some()) {
                 self.begin(index);

@@ -80,7 +80,8 @@
 //!     violation. A stream whose consumer has read everything has credit, and never more than a window that starts small
 //!     and grows as it is read. One of which an item came has begun, whatever else its worker's remains say.
 //! 18. In a tree of pools no more processes are granted than there may be, no more places are lent than the root's own
-//!     workers leave, and what the dead were lent comes back. No task waits for a lease: it runs, or fails at once.
+//!     workers leave, and what the dead were lent comes back. No task waits for a lease: it runs, or fails at once. A
+//!     place that comes back is offered first to those who have fewest of who was refused.
 
 #[macro_use]
 mod plant;

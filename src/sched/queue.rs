@@ -70,6 +70,11 @@ impl List {
         std::iter::successors(self.first(), |&index| Self::after(table, index))
     }
 
+    /// From the last to the first.
+    pub(super) fn back<T: Linked>(self, table: &T) -> impl Iterator<Item = u32> {
+        std::iter::successors(self.last(), |&index| some(table.link(index).prev))
+    }
+
     pub(super) fn push_front(&mut self, table: &mut impl Linked, index: u32) {
         self.insert(table, index, self.first());
     }
@@ -173,13 +178,12 @@ pub(super) struct Sent {
     pub(super) seat: u32,
     /// Which of the tasks that its worker was sent, counted from 1.
     pub(super) sequence: u64,
-    pub(super) since: Time,
     /// What it was predicted to take.
     pub(super) worth: Time,
     /// Whether the worker was asked to give it back, and has not answered yet.
     pub(super) recalled: bool,
-    /// Whether it has a slot: it has come to be one of those that its worker runs.
-    pub(super) begun: bool,
+    /// Since when it has a slot: it has come to be one of those that its worker runs.
+    pub(super) begun: Option<Time>,
     /// When its timeout is over; once it is to stop, when the next rung is due. Nothing when its worker is doomed anyway.
     pub(super) due: Option<Time>,
     pub(super) stop: Option<Stop>,
@@ -247,6 +251,11 @@ impl Task {
         Some(sent)
     }
 
+    /// Since when its worker may have been running it.
+    pub(super) fn begun(&self) -> Option<Time> {
+        self.sent.as_ref()?.begun
+    }
+
     pub(super) fn is_on(&self, seat: u32) -> bool {
         self.sent.as_ref().is_some_and(|sent| sent.seat == seat)
     }
@@ -256,6 +265,7 @@ impl Task {
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     entries: Vec<Entry>,
+    len: u32,
 }
 
 #[derive(Debug, Default)]
@@ -276,6 +286,7 @@ impl Tasks {
             return false;
         }
         *entry = Some(task);
+        self.len += 1;
         true
     }
 
@@ -294,7 +305,14 @@ impl Tasks {
 
     /// Removes a task that is in no list.
     pub(super) fn remove(&mut self, index: u32) -> Option<Task> {
-        self.entries.get_mut(index as usize)?.task.take()
+        let task = self.entries.get_mut(index as usize)?.task.take()?;
+        self.len -= 1;
+        Some(task)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> u32 {
+        self.len
     }
 
     pub(super) fn order(&self, index: u32) -> u64 {

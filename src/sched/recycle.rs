@@ -45,6 +45,7 @@ impl Scheduler {
             self.close_place(seat, reason);
         } else if needed {
             (worker.spent, place.closed) = (Some(reason), true);
+            self.recount();
             if !planted!(self, ForgetSuccessor) {
                 self.open_place();
             }

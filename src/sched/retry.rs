@@ -74,8 +74,12 @@ impl Scheduler {
                 self.open_place();
                 continue;
             }
-            let loads = (0..).zip(&self.seats).filter(|(_, seat)| !seat.closed && used(seat));
-            let loads = loads.filter_map(|(index, seat)| Some((seat.worker.as_ref()?.tasks.len(), index)));
+            let open = (0..).zip(&self.seats).filter(|(_, seat)| !seat.closed && used(seat));
+            // One that was never sent anything is what is waited for: it only lacks a place.
+            let loads = open.filter_map(|(index, seat)| {
+                let worker = seat.worker.as_ref().filter(|worker| worker.sent > 0)?;
+                Some((worker.tasks.len(), index))
+            });
             let Some((_, seat)) = loads.min() else { return };
             self.retire(seat, Leave::Replaced);
         }

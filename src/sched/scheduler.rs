@@ -184,16 +184,9 @@ impl Scheduler {
     /// What a worker runs, as far as can be known here, and for how long.
     pub(crate) fn running_for(&self, now: Instant, id: WorkerId) -> Vec<(TaskId, Duration)> {
         let Some(worker) = self.seat(id).and_then(|seat| self.worker(seat)) else { return Vec::new() };
-        let (now, slots) = (self.clock.at(now), self.config.slots);
-        let begun = |task: &Task| {
-            let since = task.sent.as_ref()?.since;
-            // With more slots it may have been sent into one that was free.
-            Some(if slots == 1 { since.max(worker.done) } else { since })
-        };
-        let held = worker.tasks.iter(&self.tasks).filter_map(|index| self.tasks.at(index));
-        held.take(slots as usize)
-            .filter_map(|task| Some((task.id, now.saturating_sub(begun(task)?))))
-            .collect()
+        let now = self.clock.at(now);
+        let running = worker.tasks.running(&self.tasks).filter_map(|index| self.tasks.at(index));
+        running.filter_map(|task| Some((task.id, now.saturating_sub(task.begun()?)))).collect()
     }
 
     fn handle_worker(&mut self, seat: u32, input: Input) {
@@ -232,7 +225,6 @@ impl Scheduler {
     }
 
     fn done(&mut self, seat: u32, id: TaskId, attempt: u32, answer: Answer) {
-        let now = self.clock.now();
         let legal =
             |task: &Task| task.is_on(seat) && (task.attempts == attempt || planted!(self, AcceptStale));
         let Some(task) = self.tasks.get(id).filter(|&task| legal(task)) else {
@@ -241,9 +233,6 @@ impl Scheduler {
         let stop = task.sent.as_ref().and_then(|sent| sent.stop.as_ref());
         let kind = stop.map_or(ErrorKind::Cancelled, |stop| stop.kind);
         self.take_back(seat, id.index);
-        if let Some(worker) = self.worker_mut(seat) {
-            worker.done = now;
-        }
         match answer {
             Answer::Finished => {
                 if let Some(worker) = self.worker_mut(seat) {
@@ -296,10 +285,9 @@ impl Scheduler {
         task.sent = Some(Sent {
             seat,
             sequence: worker.sent,
-            since: now,
             worth,
             recalled: false,
-            begun: false,
+            begun: None,
             due: None,
             stop: None,
         });
@@ -309,7 +297,7 @@ impl Scheduler {
         let left = task.deadline().map(|at| at.saturating_sub(wall));
         let timed = task.limits.is_some();
         let run = Action::Run { worker: worker.id, task: task.id, attempt: task.attempts, left };
-        let begun = worker.tasks.add(&mut self.tasks, index, self.config.slots);
+        let begun = worker.tasks.add(&mut self.tasks, index, self.config.slots, now);
         if timed && (begun || planted!(self, TimeAhead)) {
             self.begin(index);
         }
@@ -334,6 +322,7 @@ impl Scheduler {
 
     /// After a task has left a worker: the worker has room, or nothing to stay for.
     pub(super) fn settle(&mut self, seat: u32) {
+        self.share.rested = Some(seat);
         self.begin_next(seat);
         if self.worker(seat).is_some_and(|worker| worker.quarantined) {
             self.review(seat);

@@ -3,7 +3,9 @@
 //!
 //! Nobody waits for a lease while it holds something that another one needs: the first worker of a pool below has a place
 //! in any case, its parent's own, whose task waits for it; more workers are a gain and no need. A process that is refused
-//! is an error at once, unless the pool has another. So there is no deadlock, however small the budgets are.
+//! is an error at once, unless the pool has another. So there is no deadlock, however small the budgets are. A place that
+//! comes back is offered to as many as there are places, to those first who have fewest, and kept for them for a moment: or
+//! whoever has the shortest way to the root would have them all.
 //!
 //! ```text
 //!  a seat below    vacant ── a process ──▶ Starting ──▶ Open with a place ◀── a place ── Open without
@@ -47,9 +49,22 @@ pub(super) struct Share {
     pub(super) eager: bool,
     /// Processes of pools whose worker has died, and until when they count.
     mourned: VecDeque<(Time, u32)>,
-    /// When to look for what can be given back.
+    /// When to look for what can be given back; at the root, for what is still kept for somebody who does not ask for it.
     pub(super) look: Option<Time>,
     pub(super) grief: Option<Time>,
+    /// What was counted, as long as it is so: a pool that has many workers is not to look at each of them in every call.
+    pub(super) counts: Option<Counts>,
+    /// Whether the root may have come to have something to lend, and whose worker may have come to have nothing to do.
+    pub(super) freed: bool,
+    pub(super) rested: Option<u32>,
+}
+
+/// How many workers are wanted, how many there are, and how many of them have a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counts {
+    wanted: u32,
+    workers: u32,
+    placed: u32,
 }
 
 impl Scheduler {
@@ -59,7 +74,8 @@ impl Scheduler {
             self.share.leases.ask(kind, Asker::Worker(worker), n);
             return self.act(Action::Ask { kind, n });
         }
-        let left = self.left(kind);
+        let kept = self.share.leases.kept(kind, Some(worker));
+        let left = self.left(kind).saturating_sub(kept);
         let n = self.share.leases.lend(kind, worker, n, left);
         self.act(Action::Lend { worker, kind, n });
     }
@@ -77,6 +93,7 @@ impl Scheduler {
         if self.config.below && n > 0 {
             self.act(Action::Return { kind, n });
         }
+        self.share.freed = true;
     }
 
     /// The answer from above to the oldest question.
@@ -95,19 +112,25 @@ impl Scheduler {
     /// What was refused may be there now.
     pub(super) fn nudged(&mut self) {
         self.share.refused = [false; 2];
+        // How much is there only the root knows.
         for kind in KINDS {
-            self.feed(kind);
+            self.feed(kind, usize::MAX);
         }
     }
 
-    fn feed(&mut self, kind: Kind) {
-        for worker in self.share.leases.feed(kind) {
+    /// Tells so many of those who were refused that there is some now.
+    fn feed(&mut self, kind: Kind, n: usize) {
+        for worker in self.share.leases.feed(kind, n, planted!(self, StarveAsker)) {
+            if !self.config.below && kind == Kind::Place {
+                self.share.leases.call(kind, worker);
+            }
             self.act(Action::Nudge { worker });
         }
     }
 
     /// A worker is gone: what its pool was lent comes back.
     pub(super) fn inherit(&mut self, worker: WorkerId) {
+        self.share.freed = true;
         let places = self.share.leases.lost(Kind::Place, worker);
         let processes = self.share.leases.lost(Kind::Process, worker);
         if planted!(self, LeakOnDeath) {
@@ -188,27 +211,52 @@ impl Scheduler {
         if self.config.below {
             return self.unburden();
         }
-        if self.share.leases.is_hungry() {
-            for kind in KINDS {
-                if self.left(kind) > 0 {
-                    self.feed(kind);
-                }
-            }
+        if !self.share.leases.is_hungry() {
+            return;
+        }
+        let rested = self.share.rested.take();
+        let idle = rested.is_some_and(|seat| self.worker(seat).is_none_or(|it| it.tasks.is_empty()));
+        if !(std::mem::take(&mut self.share.freed) || idle) {
+            return;
+        }
+        let places = self.left(Kind::Place).saturating_sub(self.share.leases.kept(Kind::Place, None));
+        self.feed(Kind::Place, places as usize);
+        if self.left(Kind::Process) > 0 {
+            self.feed(Kind::Process, usize::MAX);
+        }
+        // Whoever does not ask for a place that is kept for him leaves it to the next.
+        if self.share.leases.kept(Kind::Place, None) > 0 && self.share.look.is_none() {
+            self.clock.arm(Alarm::Look, &mut self.share.look, PAUSE);
         }
     }
 
     /// How many workers would have something to do.
-    fn demand(&self) -> u32 {
+    fn demand(&mut self) -> u32 {
         if self.mode >= Mode::Closing {
             return 0;
         }
-        let held: u32 = self.workers().map(|worker| worker.tasks.len()).sum();
-        let least = u32::from(self.share.eager);
-        (self.queue.len() + self.alone.len() + held).max(least).min(self.wanted())
+        // All that have come into the queue, wherever they are now.
+        let outside = self.places.line.len() + self.places.reserved.len();
+        let inside = self.tasks.len().saturating_sub(outside);
+        inside.max(u32::from(self.share.eager)).min(self.counts().wanted)
     }
 
-    fn placed(&self) -> u32 {
-        self.workers().filter(|worker| worker.placed).count() as u32
+    fn count(&self) -> Counts {
+        let placed = self.workers().filter(|worker| worker.placed).count() as u32;
+        Counts { wanted: self.wanted(), workers: self.workers().count() as u32, placed }
+    }
+
+    fn counts(&mut self) -> Counts {
+        let counts = self.share.counts.unwrap_or_else(|| self.count());
+        *self.share.counts.insert(counts)
+    }
+
+    /// Whether what was counted is still so, and nobody is refused what there is.
+    #[cfg(test)]
+    pub(super) fn is_shared(&self) -> bool {
+        let kept = self.share.leases.kept(Kind::Place, None) > 0;
+        let left = KINDS.iter().any(|kind| self.left(*kind) > 0 && self.share.leases.is_hungry_for(*kind));
+        self.share.counts.is_none_or(|counts| counts == self.count()) && (self.config.below || kept || !left)
     }
 
     /// How many workers may have a place.
@@ -220,8 +268,12 @@ impl Scheduler {
     /// Brings a pool below to the size that it needs and may have: gives places to workers, and workers to places.
     pub(super) fn grow(&mut self) {
         let demand = self.demand();
-        let mut placed = self.placed();
+        let mut placed = self.counts().placed;
         while placed < demand {
+            // While there is nothing to be had and nothing to ask for nobody need be looked for.
+            if placed >= self.places() && !self.may_ask(Kind::Place) {
+                break;
+            }
             let idle = |worker: &Worker| worker.is_open() && !worker.placed;
             let idle = self.seats_where(|seat| seat.worker.as_ref().is_some_and(idle)).pop();
             // A place is of no use to a worker that there cannot be.
@@ -243,12 +295,12 @@ impl Scheduler {
     }
 
     /// Whether it was lent a process that is not there yet.
-    fn has_process(&self) -> bool {
-        self.share.held[Kind::Process as usize] > self.workers().count() as u32
+    fn has_process(&mut self) -> bool {
+        self.share.held[Kind::Process as usize] > self.counts().workers
     }
 
     /// Whether no process is there or may come.
-    fn is_hopeless(&self) -> bool {
+    fn is_hopeless(&mut self) -> bool {
         self.share.refused[Kind::Process as usize] && !self.has_process()
     }
 
@@ -276,9 +328,13 @@ impl Scheduler {
         true
     }
 
+    fn may_ask(&self, kind: Kind) -> bool {
+        !self.share.refused[kind as usize] && !self.share.leases.asks(kind)
+    }
+
     /// Asks for one more. One question at a time: what there is goes round.
     fn want(&mut self, kind: Kind) {
-        if !self.share.refused[kind as usize] && !self.share.leases.asks(kind) {
+        if self.may_ask(kind) {
             self.share.leases.ask(kind, Asker::Own, 1);
             self.act(Action::Ask { kind, n: 1 });
         }
@@ -286,7 +342,7 @@ impl Scheduler {
 
     /// Without any process and any hope for one, what waits would wait for ever.
     fn despair(&mut self) {
-        if self.is_hopeless() && self.workers().next().is_none() {
+        if self.is_hopeless() && self.counts().workers == 0 {
             // Whoever comes next asks again.
             self.share.refused[Kind::Process as usize] = false;
             if !planted!(self, HoldAndWait) {
@@ -297,11 +353,12 @@ impl Scheduler {
 
     /// Gives back what is not needed: at once what stands for no worker, after a while what an idle one has.
     fn unburden(&mut self) {
-        let (demand, placed) = (self.demand(), self.placed());
+        let demand = self.demand();
+        let Counts { workers, placed, .. } = self.counts();
         // One that may be about to get a worker is kept, be it after a back-off.
         let coming = demand > placed && !self.is_hopeless();
         let places = if coming { demand } else { placed }.saturating_sub(1);
-        let processes = self.workers().count() as u32 + u32::from(coming && placed < self.places());
+        let processes = workers + u32::from(coming && placed < self.places());
         for (kind, needed) in [(Kind::Place, places), (Kind::Process, processes)] {
             let held = &mut self.share.held[kind as usize];
             let spare = held.saturating_sub(needed);
@@ -314,14 +371,14 @@ impl Scheduler {
         }
         let wait = if placed > demand { PAUSE } else { WARM / 4 };
         let soon = self.share.look.is_some_and(|at| at <= self.clock.now() + wait);
-        if !soon && self.idlers(demand).next().is_some() {
+        let surplus = placed > demand && self.queue.is_empty();
+        if !soon && (workers > placed || surplus) && self.idlers(surplus).next().is_some() {
             self.clock.arm(Alarm::Look, &mut self.share.look, wait);
         }
     }
 
-    /// The seats whose worker keeps a place or a process that is not needed.
-    fn idlers(&self, demand: u32) -> impl Iterator<Item = u32> {
-        let surplus = self.placed() > demand && self.queue.is_empty();
+    /// The seats whose worker keeps a place or a process that is not needed; `surplus`: whether there are places too many.
+    fn idlers(&self, surplus: bool) -> impl Iterator<Item = u32> {
         let idle =
             move |worker: &Worker| worker.is_open() && worker.tasks.is_empty() && (!worker.placed || surplus);
         (0..)
@@ -330,12 +387,18 @@ impl Scheduler {
             .map(|(seat, _)| seat)
     }
 
-    /// Looks for workers that have been idle for long: of a place first, later of the process.
+    /// Looks for workers that have been idle for long: of a place first, later of the process. The root keeps nothing any
+    /// more for those who have not asked.
     pub(super) fn look(&mut self) {
+        if !self.config.below {
+            self.share.freed = true;
+            return self.share.leases.forget_called();
+        }
         let demand = self.demand();
-        let mut surplus = self.placed().saturating_sub(demand);
+        let mut surplus = self.counts().placed.saturating_sub(demand);
         let now = self.clock.now();
-        for seat in self.idlers(demand).collect::<Vec<_>>() {
+        let idlers = self.idlers(surplus > 0 && self.queue.is_empty());
+        for seat in idlers.collect::<Vec<_>>() {
             let Some(worker) = self.worker(seat) else { continue };
             match worker.placed {
                 true if surplus > 0 => {
@@ -354,6 +417,7 @@ impl Scheduler {
         let now = self.clock.now();
         let Some(worker) = self.worker_mut(seat) else { return };
         (worker.placed, worker.idle) = (placed, now);
+        self.share.counts = None;
         self.list(seat);
     }
 

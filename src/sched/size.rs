@@ -62,6 +62,7 @@ impl Scheduler {
         let Size { pressed, idling, .. } = self.size;
         self.size = Size { pressed, idling, ..Size::new(least, most) };
         self.staff.resize(self.size.most);
+        self.share.freed = true;
         for _ in self.wanted()..self.size.least {
             self.open_place();
         }
@@ -82,7 +83,7 @@ impl Scheduler {
         });
         let place = &mut self.seats[at];
         (place.closed, place.fresh, place.restarts) = (false, true, 0);
-        self.staff.changed = true;
+        self.recount();
         self.fill(at as u32);
     }
 
@@ -103,8 +104,9 @@ impl Scheduler {
 
     /// Closes a place. Its worker finishes what it runs; one that is not there yet is not needed any more.
     pub(super) fn close_place(&mut self, seat: u32, reason: Leave) {
+        self.recount();
         let place = &mut self.seats[seat as usize];
-        (place.closed, self.staff.changed) = (true, true);
+        place.closed = true;
         let Some(worker) = &mut place.worker else {
             return self.clock.disarm(Alarm::Seat(seat), &mut place.due);
         };

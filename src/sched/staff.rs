@@ -222,7 +222,9 @@ impl Scheduler {
         let worker = place.worker.take()?;
         self.clock.disarm(Alarm::Seat(seat), &mut place.due);
         self.clock.disarm(Alarm::Watch(seat), &mut place.watch);
-        self.staff.changed = true;
+        let killed = (worker.terminated || worker.is_doomed()) && !worker.is_starting();
+        self.tally.killed += u64::from(killed && self.mode > Mode::Running && !planted!(self, HideKill));
+        self.recount();
         self.list(seat);
         self.inherit(worker.id);
         Some(worker)
@@ -364,7 +366,7 @@ impl Scheduler {
         place.launches = place.launches.saturating_add(1);
         place.fresh = false;
         place.free = false;
-        self.staff.changed = true;
+        self.recount();
         self.limit_phase(seat, self.config.start_limit);
         self.act(Action::Launch { worker });
     }

@@ -40,6 +40,12 @@ pub(crate) enum Readiness {
 }
 
 impl Scheduler {
+    /// Notes that seats or workers are others than before: what was counted of them has to be counted anew.
+    pub(super) fn recount(&mut self) {
+        self.staff.changed = true;
+        self.share.counts = None;
+    }
+
     /// Tells of the pool's strength if it has changed. Once the pool ends it does not matter any more.
     pub(super) fn assess(&mut self) {
         self.staff.changed = false;
@@ -104,8 +110,7 @@ impl Scheduler {
     fn worker_stats(&self, seat: &Seat, now: Time) -> Option<WorkerStats> {
         let worker = seat.worker.as_ref()?;
         let running = worker.tasks.running(&self.tasks).filter_map(|index| self.tasks.at(index));
-        let since =
-            |task: &Task| task.sent.as_ref().map_or(Time::ZERO, |sent| now.saturating_sub(sent.since));
+        let since = |task: &Task| task.begun().map_or(Time::ZERO, |begun| now.saturating_sub(begun));
         let tasks: Vec<_> =
             running.map(|task| TaskStats { id: task.id, name: "", since: since(task) }).collect();
         Some(WorkerStats {

@@ -7,7 +7,7 @@ use crate::error::ErrorKind;
 use crate::event::Leave;
 use crate::sched::clock::Alarm;
 use crate::sched::queue::{Rung, Stop};
-use crate::sched::scheduler::{Mode, Scheduler};
+use crate::sched::scheduler::Scheduler;
 use crate::sched::worker::{Cause, Phase, Worker};
 use crate::sched::{Action, End, Notice};
 
@@ -75,7 +75,10 @@ impl Scheduler {
         }
         let (seat, stop) = (sent.seat, Stop { kind, rung: Rung::Asked });
         let holder = self.seats[seat as usize].worker.as_mut();
-        let runs = holder.is_some_and(|worker| worker.tasks.halt(&mut self.tasks, index));
+        let first = holder.is_some_and(|worker| {
+            let others = worker.tasks.is_stopping();
+            worker.tasks.halt(&mut self.tasks, index) && !others
+        });
         let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { return };
         sent.stop = Some(stop);
         let Some(worker) = self.seats[seat as usize].worker.as_ref().filter(|worker| !worker.is_doomed())
@@ -88,7 +91,7 @@ impl Scheduler {
             let grace = self.config.cancel_grace;
             self.act(Action::Cancel { worker, task: id, grace });
         }
-        if runs {
+        if first {
             // The others had better not wait for how that ends.
             self.list(seat);
             self.recall(seat, 1);
@@ -129,10 +132,13 @@ impl Scheduler {
             Rung::Asked => {
                 stop.rung = Rung::Overdue;
                 self.clock.arm(Alarm::Task(index), &mut sent.due, self.config.cancel_grace);
-                worker.quarantined = true;
+                let first = !std::mem::replace(&mut worker.quarantined, true);
                 self.review(seat);
                 self.list(seat);
-                self.recall_all(seat);
+                // What it has kept then, it has begun.
+                if first {
+                    self.recall_all(seat);
+                }
             }
             Rung::Overdue => self.terminate(seat),
             Rung::Terminated => self.doom(seat, Cause::Ladder),
@@ -167,7 +173,6 @@ impl Scheduler {
             }
         }
         if first {
-            self.tally.killed += u64::from(self.mode > Mode::Running);
             self.act(Action::Terminate { worker: id });
         }
         self.list(seat);
@@ -275,9 +280,7 @@ impl Scheduler {
             worker.leave.get_or_insert(Leave::Closing);
             worker.dismissed = true;
         }
-        let fresh = !worker.is_starting() && !worker.terminated;
         let worker = worker.id;
-        self.tally.killed += u64::from(self.mode > Mode::Running && fresh);
         self.limit_phase(seat, KILL_LIMIT);
         self.list(seat);
         self.act(Action::Kill { worker });

@@ -106,9 +106,8 @@ pub(super) struct Worker {
     pub(super) quarantined: bool,
     /// Whether it got SIGTERM: it gets nothing more to do, and goes when it has nothing left.
     pub(super) terminated: bool,
-    /// How many tasks it finished, and when the last one.
+    /// How many tasks it finished.
     pub(super) finished: u64,
-    pub(super) done: Time,
     /// Whether it runs a task that shares it with nobody.
     pub(super) alone: bool,
     /// Whether it may be given tasks, as far as the tree's budget goes.
@@ -171,7 +170,6 @@ impl Worker {
             quarantined: false,
             terminated: false,
             finished: 0,
-            done: now,
             alone: false,
             placed: true,
             idle: now,

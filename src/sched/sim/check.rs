@@ -41,6 +41,7 @@ impl Scheduler {
         for index in 0..self.seats.len() {
             self.check_seat(index as u32)?;
         }
+        ensure!(self.is_shared(), "what is shared was miscounted, or is there and not lent");
         self.check_hope()
     }
 
@@ -82,6 +83,7 @@ impl Scheduler {
         let (line, reserved) = (self.places.line, self.places.reserved);
         let listed = queued.len() as u32 + held + line.len() + reserved.len() + self.alone.len();
         ensure!(listed as usize == self.tasks.count(), "a task is in no list");
+        ensure!(listed == self.tasks.len(), "the number of tasks");
         let stands = |list: List| list.iter(&self.tasks).filter_map(|task| Some(self.tasks.at(task)?.stand));
         let outside = |stand| matches!(stand, Stand::Asking | Stand::Outside);
         ensure!(stands(line).all(outside), "the line is out of line");

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Checked;
-use super::tree::{DEPTH, Event, FAN, Node, Tree};
+use super::tree::{Event, Node, Tree};
 use crate::id::{TaskId, WorkerId};
 use crate::sched::{Answer, Config, Input};
 use crate::wire::frame::LeaseKind;
@@ -17,7 +17,7 @@ const WATCHED: u64 = 500;
 #[derive(Default)]
 pub(super) struct Fake {
     /// Its own pool.
-    below: Option<Node>,
+    pub(super) below: Option<Node>,
     queue: VecDeque<(TaskId, u32, u64)>,
     pub(super) running: Option<(TaskId, u32)>,
     /// How many of the inner tasks of what it runs are not resolved.
@@ -106,17 +106,18 @@ impl Tree {
     /// Runs the next task, if there is one: it fans out, or it is a leaf and takes a while.
     fn begin(&mut self, node: Node, worker: WorkerId) -> Checked {
         let Some(level) = self.pools.get(&node).map(|pool| pool.level) else { return Ok(()) };
+        let (fan, depth) = (self.fan, self.depth);
         let Some(fake) = self.fake(node, worker) else { return Ok(()) };
         if fake.running.is_some() {
             return Ok(());
         }
         let Some((task, attempt, position)) = fake.queue.pop_front() else { return Ok(()) };
         (fake.running, fake.begun) = (Some((task, attempt)), position);
-        if level == DEPTH {
+        if level == depth {
             self.soon(30, Event::Done(node, worker));
             return Ok(());
         }
-        fake.inner = FAN;
+        fake.inner = fan;
         let below = match fake.below {
             Some(below) => below,
             None => {
@@ -130,7 +131,7 @@ impl Tree {
                 below
             }
         };
-        for _ in 0..FAN {
+        for _ in 0..fan {
             self.submit(below)?;
         }
         Ok(())

@@ -75,7 +75,6 @@ impl Model {
                 self.are_neighbours_spared(worker)?;
                 let known = self.workers.get_mut(&worker).ok_or("a stranger is terminated")?;
                 ensure!(!std::mem::replace(&mut known.terminated, true), "{worker:?} is terminated twice");
-                self.news.tally.killed += u64::from(self.closing.is_some());
                 Ok(())
             }
             Action::Kill { worker } => self.kill(worker),
@@ -305,8 +304,6 @@ impl Model {
         let reason = known.guilty || surplus || known.violated || known.hung || over || closing;
         ensure!(reason, "{worker:?} is killed, innocent");
         known.killed = Some(self.now);
-        self.news.tally.killed +=
-            u64::from(self.closing.is_some() && known.opened.is_some() && !known.terminated);
         Ok(())
     }
 

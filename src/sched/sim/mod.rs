@@ -16,6 +16,7 @@
 //!                                            check ── what the tables must agree on
 //!                                            tree  ── many schedulers, as pools within pools
 //!                                            hands ── the workers there
+//!                                            fair  ── who gets the places that come back there
 //! ```
 //!
 //! A failure prints its seed. `PROCPOOL_SEED=… cargo test --lib sched::sim::every -- --nocapture` lives through that one
@@ -24,6 +25,7 @@
 
 mod again;
 mod check;
+mod fair;
 mod fakes;
 mod flow;
 mod grace;
@@ -112,6 +114,8 @@ pub(in crate::sched) enum Bug {
     TryFutile,
     /// The end of a worker that held what it had not begun is not told.
     HideLoss,
+    /// Nobody who was sent a signal is counted.
+    HideKill,
     /// Recovery is not told.
     StayWeak,
     /// Retries are not counted.
@@ -156,9 +160,11 @@ pub(in crate::sched) enum Bug {
     LeakOnDeath,
     /// What is lent can be lent again.
     LendTwice,
+    /// What comes back goes to whoever has most.
+    StarveAsker,
 }
 
-const BUGS: [(&str, Bug); 43] = [
+const BUGS: [(&str, Bug); 44] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -183,6 +189,7 @@ const BUGS: [(&str, Bug); 43] = [
     ("count-want", Bug::CountWant),
     ("try-futile", Bug::TryFutile),
     ("hide-loss", Bug::HideLoss),
+    ("hide-kill", Bug::HideKill),
     ("stay-weak", Bug::StayWeak),
     ("retry-forever", Bug::RetryForever),
     ("retry-stopped", Bug::RetryStopped),

@@ -22,6 +22,8 @@ pub(super) struct Past {
 
 impl Model {
     pub(super) fn vacated(&mut self, worker: WorkerId, known: &Known, gone: bool) {
+        let killed = known.opened.is_some() && (known.terminated || known.killed.is_some());
+        self.news.tally.killed += u64::from(killed && self.closing.is_some());
         let past = self.seats.entry(worker.index).or_default();
         past.lost = self.now;
         // One that was told to go and would not is no better than one that crashed.

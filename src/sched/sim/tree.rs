@@ -4,15 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::fair::Claim;
 use super::hands::{Fake, Word};
 use super::rng::Rng;
 use super::{Bug, CATCH, Checked, ensure};
 use crate::id::{TaskId, WorkerId};
 use crate::sched::{Action, Config, Input, Outcome, Scheduler, Spec};
-
-/// How many levels of tasks there are, and how many each of them starts on the level below.
-pub(super) const DEPTH: u32 = 3;
-pub(super) const FAN: u32 = 3;
+use crate::wire::frame::LeaseKind as Kind;
 
 /// How many seeds each budget gets.
 const SEEDS: u64 = 300;
@@ -21,12 +19,17 @@ pub(super) type Node = u32;
 
 pub(super) struct Tree {
     pub(super) rng: Rng,
-    base: Instant,
+    pub(super) base: Instant,
     pub(super) now: Duration,
     places: u32,
-    processes: u32,
+    pub(super) processes: u32,
     /// How many workers a pool below may have.
     pub(super) width: u32,
+    /// How many levels of tasks there are, and how many each of them starts on the level below.
+    pub(super) depth: u32,
+    pub(super) fan: u32,
+    /// What the pools below the root's workers have and want.
+    pub(super) claims: BTreeMap<WorkerId, Claim>,
     bug: Option<Bug>,
     pub(super) pools: BTreeMap<Node, Pool>,
     made: Node,
@@ -35,14 +38,14 @@ pub(super) struct Tree {
     /// How many worker processes run.
     pub(super) alive: u32,
     /// The root's tasks that are not resolved.
-    open: BTreeSet<TaskId>,
+    pub(super) open: BTreeSet<TaskId>,
     /// How often what happened that the seeds together have to get to.
     reached: BTreeMap<&'static str, u64>,
 }
 
 /// One pool.
 pub(super) struct Pool {
-    scheduler: Scheduler,
+    pub(super) scheduler: Scheduler,
     /// The worker that it is in, and the pool of that.
     pub(super) home: Option<(Node, WorkerId)>,
     pub(super) level: u32,
@@ -67,13 +70,24 @@ impl Tree {
         let workers = rng.within(1..u64::from(places) + 1) as u32;
         let tight = rng.percent(40);
         let processes = if tight { workers + rng.within(1..12) as u32 } else { 64.max(8 * places) };
+        let width = rng.within(1..5) as u32;
+        let (depth, fan) = rng.pick(&[(3, 3), (3, 3), (3, 3), (2, 24)]);
+        let tree = Self::planned(rng, [workers, places, processes], bug);
+        Self { width, depth, fan, ..tree }
+    }
+
+    /// One in which every task of the root starts four others, in a pool of four.
+    pub(super) fn planned(rng: Rng, [workers, places, processes]: [u32; 3], bug: Option<Bug>) -> Self {
         let config = Config { workers, places, processes, ..Config::default() };
         let mut tree = Self {
             base: Instant::now(),
             now: Duration::ZERO,
             places,
             processes,
-            width: rng.within(1..5) as u32,
+            width: 4,
+            depth: 2,
+            fan: 4,
+            claims: BTreeMap::new(),
             bug,
             pools: BTreeMap::new(),
             made: 0,
@@ -132,7 +146,7 @@ impl Tree {
         Ok(self.reached)
     }
 
-    fn live(&mut self, end: Duration, done: impl Fn(&Self) -> bool) -> Checked {
+    pub(super) fn live(&mut self, end: Duration, done: impl Fn(&Self) -> bool) -> Checked {
         while !done(self) {
             let next = self.events.first_key_value().map(|(&(at, _), _)| at);
             let due =
@@ -207,6 +221,9 @@ impl Tree {
     /// One call of a scheduler, and everything that it wants done.
     pub(super) fn step(&mut self, node: Node, input: Input) -> Checked {
         let now = self.base + self.now;
+        if node == 0 {
+            self.note(&input);
+        }
         let Some(pool) = self.pools.get_mut(&node) else { return Ok(()) };
         pool.scheduler.handle(now, input);
         if self.bug.is_none() {
@@ -219,6 +236,11 @@ impl Tree {
     }
 
     fn perform(&mut self, node: Node, action: Action) -> Checked {
+        match action {
+            Action::Lend { worker, kind: Kind::Place, n } if node == 0 => self.is_fair(worker, n)?,
+            Action::Nudge { worker } if node == 0 => self.call(worker),
+            _ => {}
+        }
         match action {
             Action::Launch { worker } => self.launch(node, worker),
             Action::Run { worker, task, attempt, .. } => self.down(node, worker, Word::Run(task, attempt)),
@@ -304,7 +326,7 @@ fn trees_of_pools_get_their_work_done_within_their_budgets() {
 
 #[test]
 fn bugs_planted_in_trees_are_caught() {
-    for bug in [Bug::HoldAndWait, Bug::LeakOnDeath, Bug::LendTwice] {
+    for bug in [Bug::HoldAndWait, Bug::LeakOnDeath, Bug::LendTwice, Bug::StarveAsker] {
         let caught = (0..CATCH).find_map(|seed| {
             let places = BUDGETS[seed as usize % BUDGETS.len()];
             Some((seed, Tree::new(seed, places, Some(bug)).run().err()?))

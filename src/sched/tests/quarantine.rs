@@ -156,3 +156,31 @@ fn a_worker_that_survives_sigterm_is_drained_when_it_is_idle() {
     pool.lost(one, 2);
     pool.wants(&[Action::Launch { worker: worker(2, 0) }]);
 }
+
+#[test]
+fn what_has_begun_is_not_asked_for_again_when_another_task_does_not_stop() {
+    let mut pool = Pool::open(1, 3);
+    let one = worker(1, 0);
+    pool.submit([1, 2, 3]);
+    pool.put(Input::Cancel { task: task(1) });
+    pool.pass(500 * MS);
+    pool.put(Input::Cancel { task: task(2) });
+    pool.wanted.clear();
+    pool.pass(500 * MS);
+    pool.wants(&[recall(one, &[3])]);
+    pool.put(Input::Recalled { worker: one, tasks: vec![] });
+    pool.pass(600 * MS);
+    pool.wants(&[]);
+}
+
+#[test]
+fn what_was_sent_ahead_is_asked_for_by_the_first_that_is_to_stop() {
+    let mut pool = Pool::sent_ahead(1, 2, 1024).opened(1);
+    let one = worker(1, 0);
+    pool.submit([1, 2, 3]);
+    pool.wanted.clear();
+    pool.put(Input::Cancel { task: task(1) });
+    pool.put(Input::Cancel { task: task(2) });
+    let cancel = |n| Action::Cancel { worker: one, task: task(n), grace: 1000 * MS };
+    pool.wants(&[cancel(1), recall(one, &[3]), cancel(2)]);
+}

@@ -272,3 +272,71 @@ fn an_idle_worker_below_makes_room_for_a_fresh_one() {
     }
     assert!(ran.is_some_and(|(serial, attempt)| serial > 2 && attempt == 2), "{ran:?}");
 }
+
+/// A pool below that has as many open workers that nobody has used, one of them with a place.
+fn unused(workers: u32, slots: u32) -> Pool {
+    let mut pool = Pool::new(Config { workers, slots, ahead: 0, below: true, ..Config::default() });
+    pool.put(Input::Start);
+    pool.granted(Process, 1);
+    pool.submit(1..=workers);
+    for seat in 1..workers {
+        pool.granted(Place, 1);
+        pool.granted(Process, 1);
+        pool.wants_launched(worker(seat + 1, seat));
+    }
+    (1..=workers).for_each(|n| pool.put(Input::Cancel { task: task(n) }));
+    (0..workers).for_each(|seat| pool.opens(worker(seat + 1, seat)));
+    pool.pass(100 * MS);
+    pool.wanted.clear();
+    pool
+}
+
+impl Pool {
+    #[track_caller]
+    fn wants_launched(&mut self, worker: WorkerId) {
+        assert!(std::mem::take(&mut self.wanted).contains(&Action::Launch { worker }));
+    }
+}
+
+#[test]
+fn who_was_never_sent_anything_is_not_sent_away_for_somebody_fresh() {
+    let mut pool = unused(4, 3);
+    for n in 11..=13 {
+        pool.put(Input::Submit { task: task(n), spec: Spec { retries: 1, ..Spec::default() } });
+    }
+    pool.granted(Place, 0);
+    let by = pool.wanted.iter().find_map(|action| match action {
+        Action::Run { worker, .. } => Some(*worker),
+        _ => None,
+    });
+    pool.wanted.clear();
+    pool.lost(by.unwrap(), 3);
+    let runs = pool.wanted.iter().filter(|action| matches!(action, Action::Run { attempt: 2, .. })).count();
+    let drains = pool.wanted.iter().filter(|action| matches!(action, Action::Drain { .. })).count();
+    assert_eq!((runs, drains), (1, 0), "{:?}", pool.wanted);
+}
+
+#[test]
+fn a_place_that_comes_back_is_kept_for_a_moment_for_who_has_least() {
+    let mut pool = root(3, 5, 20);
+    let [first, second, third] = [worker(1, 0), worker(2, 1), worker(3, 2)];
+    pool.submit([1, 2, 3]);
+    pool.asks(first, Place, 2);
+    for by in [first, second, third] {
+        pool.asks(by, Place, 1);
+    }
+    pool.wanted.clear();
+    pool.put(Input::Returned { worker: first, kind: Place, n: 1 });
+    pool.wants(&[Action::Nudge { worker: second }]);
+    // Others are told when it has not asked.
+    pool.asks(first, Place, 1);
+    pool.wants(&[grant(Place, first, 0)]);
+    pool.pass(5 * MS);
+    pool.wants(&[Action::Nudge { worker: third }]);
+    pool.asks(third, Place, 1);
+    pool.wants(&[grant(Place, third, 1)]);
+    pool.put(Input::Returned { worker: first, kind: Place, n: 1 });
+    pool.wants(&[Action::Nudge { worker: first }]);
+    pool.asks(first, Place, 1);
+    pool.wants(&[grant(Place, first, 1)]);
+}

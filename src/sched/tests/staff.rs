@@ -377,3 +377,35 @@ fn workers_that_are_open_do_not_notice_want() {
     pool.submit([1]);
     pool.wants(&[run(1, worker(1, 0), 1)]);
 }
+
+#[test]
+fn who_was_sent_a_signal_before_the_end_and_goes_after_it_is_counted_once() {
+    let mut pool = Pool::open(2, 1);
+    let [one, two] = [worker(1, 0), worker(2, 1)];
+    pool.submit([1, 2]);
+    pool.put(Input::Cancel { task: task(1) });
+    pool.pass(1500 * MS);
+    pool.put(Input::Shutdown { limit: Duration::ZERO });
+    pool.pass(1000 * MS);
+    pool.wanted.clear();
+    pool.lost(one, 1);
+    pool.put(Input::Abort);
+    pool.wanted.clear();
+    pool.lost(two, 1);
+    pool.wants(&[closed(0, 1, 1, 2)]);
+}
+
+#[test]
+fn a_task_has_run_since_it_was_sent_or_what_was_before_it_was_done() {
+    let mut pool = Pool::sent_ahead(1, 2, 1).opened(1);
+    let one = worker(1, 0);
+    pool.submit([1, 2, 3]);
+    pool.pass(100 * MS);
+    let ran = |pool: &Pool| pool.scheduler.running_for(pool.now, one);
+    assert_eq!(ran(&pool), [(task(1), 100 * MS), (task(2), 100 * MS)]);
+    pool.done(2, one, 1);
+    pool.pass(30 * MS);
+    assert_eq!(ran(&pool), [(task(1), 130 * MS), (task(3), 30 * MS)]);
+    let tasks = &pool.scheduler.stats(pool.now).workers[0].tasks;
+    assert_eq!((tasks[1].id, tasks[1].since), (task(3), 30 * MS));
+}

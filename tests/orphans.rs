@@ -6,10 +6,10 @@
 
 mod support;
 
-use std::io::{IoSlice, Read};
-use std::os::fd::AsRawFd;
+use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -18,11 +18,10 @@ use futures::StreamExt;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use procpool::{Context, Pool, Task, Worker};
 use serde::{Deserialize, Serialize};
-use support::role::{Actor, Seen, command, for_everybody, gone, needing, program, role, send, unprivileged};
+use support::role::{Actor, Seen, Stage, command, gone, hand_out_sockets, needing, role, send};
 use support::{Echo, Folder, Test, notes, times, within};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -152,7 +151,7 @@ async fn root(ending: &str, doing: Doing, folder: PathBuf, workers: usize) {
     }
     match ending {
         "killed" | "contained" | "escaping" => {}
-        "holding" => hand_out_descriptors(),
+        "holding" => println!("{}", hand_out_sockets(std::io::stdin().as_fd())),
         "returned" => {
             runs.into_iter().for_each(procpool::Run::detach);
             KEPT.set(pool).unwrap();
@@ -169,37 +168,7 @@ async fn root(ending: &str, doing: Doing, folder: PathBuf, workers: usize) {
     std::future::pending::<()>().await;
 }
 
-/// Gives every socket that this process has to whoever holds the other end of its standard input, which keeps them open as
-/// a helper would that was forked from this process.
-fn hand_out_descriptors() {
-    let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-    let is_socket =
-        |path: &Path| std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("socket"));
-    let sockets = entries.filter(|entry| is_socket(&entry.path()));
-    let fds: Vec<i32> = sockets.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    let stdin = std::io::stdin();
-    let message = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(stdin.as_raw_fd(), &[IoSlice::new(b"x")], &message, MsgFlags::empty(), None).unwrap();
-    println!("{}", fds.len());
-}
-
-/// Who plays the root, and where.
-struct Stage {
-    prefix: Vec<&'static str>,
-    program: PathBuf,
-    /// Holds the program's copy.
-    _folder: Option<Folder>,
-}
-
 impl Stage {
-    fn new(unprivileged_root: bool) -> Self {
-        if !unprivileged_root {
-            return Self { prefix: vec![], program: program(), _folder: None };
-        }
-        let (folder, program) = for_everybody();
-        Self { prefix: unprivileged(), program, _folder: Some(folder) }
-    }
-
     /// Starts a root that will end like this, and waits until its workers are at it.
     fn root(&self, ending: &str, doing: &str, stdin: Stdio) -> Result<Scene, String> {
         let folder = Folder::new();

@@ -294,6 +294,10 @@ impl PoolBuilder {
     /// guardian sees what was never started below it, a container by its daemon for example; what has become another user's
     /// cannot be killed; and if somebody kills the guardian itself, the worker ends, but what has left its group does not.
     ///
+    /// A guardian also adopts what escapes further down its branch of the tree: that ends at the latest with this pool's
+    /// worker. To have it end with the worker below that has started it, say the same in
+    /// [`Worker::nested`](crate::Worker::nested).
+    ///
     /// ```no_run
     /// # use procpool::{Error, Pool};
     /// # async fn example() -> Result<(), Error> {

@@ -582,9 +582,14 @@ impl Folder {
 
     /// Lets every user make files in it.
     pub(crate) fn open_to_everybody(&self) {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o777)).unwrap();
+        open_to_everybody(&self.0);
     }
+}
+
+/// Lets every user do with a file or folder what its owner may.
+pub(crate) fn open_to_everybody(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
 }
 
 impl Drop for Folder {

@@ -1,8 +1,11 @@
 //! Tests with a `main` of their own start their own program again in other roles: as the root of a pool, which can then be
 //! killed, for one.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Lines};
+use std::fs::DirEntry;
+use std::io::{BufRead, BufReader, IoSlice, Lines};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{Pid, geteuid, getpgrp, getpid};
 
 use super::{Folder, dump};
@@ -153,6 +157,41 @@ pub(crate) fn unprivileged() -> Vec<&'static str> {
         true => vec!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"],
         false => vec!["setpriv", "--no-new-privs"],
     }
+}
+
+/// Who plays the root, and where.
+pub(crate) struct Stage {
+    pub prefix: Vec<&'static str>,
+    pub program: PathBuf,
+    /// Holds the program's copy.
+    _folder: Option<Folder>,
+}
+
+impl Stage {
+    /// As who the test runs, or as somebody without rights.
+    pub(crate) fn new(unprivileged_root: bool) -> Self {
+        if !unprivileged_root {
+            return Self { prefix: vec![], program: program(), _folder: None };
+        }
+        let (folder, program) = for_everybody();
+        Self { prefix: unprivileged(), program, _folder: Some(folder) }
+    }
+}
+
+/// Gives every socket that this process has to whoever holds the other end of this one, which keeps them open as a helper
+/// would that was forked from this process. How many they are.
+pub(crate) fn hand_out_sockets(to: BorrowedFd<'_>) -> usize {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let socket = |entry: DirEntry| {
+        let socket = std::fs::read_link(entry.path()).ok()?.to_str()?.strip_prefix("socket:")?.to_owned();
+        Some((socket, entry.file_name().to_str()?.parse().ok()?))
+    };
+    // One descriptor of each: how many may be under way is limited.
+    let sockets: BTreeMap<String, i32> = entries.filter_map(socket).collect();
+    let fds: Vec<i32> = sockets.into_values().collect();
+    let message = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"x")], &message, MsgFlags::empty(), None).unwrap();
+    fds.len()
 }
 
 /// The test, ignored where a command that it needs is not there; where `PROCPOOL_TEST` asks for the command, it has to be.

@@ -12,11 +12,14 @@
 //! ```text
 //! 5000 files, 734003200 bytes, 0.61 s, 1203.3 MB/s; tasks per worker: 1254 1248 1239 1259
 //! ```
+//!
+//! With `--nested` the lines are the same, but a task walks and reads one directory and hands those in it to tasks one level
+//! further down. The lines come when all is done, and the summary counts the files that each worker has read, of all levels.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, BufWriter, IsTerminal, Read, StdoutLock, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -27,8 +30,9 @@ use std::time::Instant;
 
 use clap::Parser;
 use futures::StreamExt;
+use futures::stream::SelectAll;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use procpool::{Context, Pool, Task, Worker};
+use procpool::{Context, Emitter, ErrorKind, Pool, StreamTask, Task, Worker};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
@@ -39,6 +43,9 @@ struct Args {
     /// How many worker processes [default: one per available core]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
+    /// Walk by tasks within tasks, one for each directory
+    #[arg(long)]
+    nested: bool,
     /// Where to begin
     #[arg(default_value = ".")]
     directory: PathBuf,
@@ -70,6 +77,63 @@ impl Task for Checksum {
     }
 }
 
+/// Walks and reads one directory, and has those in it walked one level further down.
+#[derive(Serialize, Deserialize)]
+struct Walk(PathBuf);
+
+/// What a walk comes across.
+#[derive(Serialize, Deserialize)]
+enum Found {
+    File { path: OsString, outcome: Outcome, worker: u32 },
+    Unlisted(String),
+}
+
+impl StreamTask for Walk {
+    const NAME: &'static str = "walk";
+    type Item = Found;
+
+    async fn run(self, cx: Context, out: Emitter<Found>) {
+        let mut folders = vec![self.0];
+        while let Some(folder) = folders.pop() {
+            let (mut files, mut below) = (Vec::new(), Vec::new());
+            for entry in WalkDir::new(folder).max_depth(1) {
+                match entry {
+                    Ok(entry) if entry.file_type().is_file() => files.push(entry.into_path()),
+                    Ok(entry) if entry.file_type().is_dir() && entry.depth() == 1 => {
+                        below.push(entry.into_path());
+                    }
+                    Ok(_) => {}
+                    Err(error) => drop(out.send(Found::Unlisted(error.to_string())).await),
+                }
+            }
+            // They are walked while this one reads. At the deepest level there is no pool, and the loop goes on to them.
+            let mut streams = SelectAll::new();
+            if !below.is_empty()
+                && let Ok(pool) = cx.pool()
+            {
+                streams.extend(below.drain(..).map(|folder| {
+                    pool.stream(Self(folder.clone())).map(move |found| (folder.clone(), found))
+                }));
+            }
+            folders.append(&mut below);
+            for path in files.into_iter().map(PathBuf::into_os_string) {
+                let outcome = sum(&path, &cx).map_err(|error| error.to_string());
+                drop(out.send(Found::File { path, outcome, worker: std::process::id() }).await);
+            }
+            while let Some((folder, found)) = streams.next().await {
+                match found {
+                    Ok(found) => drop(out.send(found).await),
+                    // There are as many processes as there may be, and none of them is one level down.
+                    Err(error) if error.kind() == ErrorKind::LimitExceeded => folders.push(folder),
+                    Err(error) => {
+                        drop(out.send(Found::Unlisted(format!("{}: {error}", folder.display()))).await);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Blocks while it reads: a task may, its worker has nothing else to do.
 fn sum(path: &OsStr, cx: &Context) -> io::Result<Sum> {
     let mut file = File::open(path)?;
@@ -95,7 +159,7 @@ fn sum(path: &OsStr, cx: &Context) -> io::Result<Sum> {
 }
 
 fn main() -> ExitCode {
-    Worker::new().task::<Checksum>().init();
+    Worker::new().task::<Checksum>().stream::<Walk>().init();
 
     match run(&Args::parse()) {
         Ok(0) => ExitCode::SUCCESS,
@@ -113,6 +177,24 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn run(args: &Args) -> io::Result<usize> {
     let start = Instant::now();
+    let (report, tasks, unlisted) = if args.nested { nested(args).await? } else { flat(args).await? };
+    let seconds = start.elapsed().as_secs_f64();
+    let tasks: Vec<_> = tasks.iter().map(ToString::to_string).collect();
+    complain(&format!(
+        "{} files, {} bytes, {seconds:.2} s, {:.1} MB/s; tasks per worker: {}",
+        report.files,
+        report.bytes,
+        report.bytes as f64 / 1e6 / seconds,
+        tasks.join(" ")
+    ));
+    Ok(unlisted + report.unreadable)
+}
+
+/// What is reported in the end, how many tasks each worker has done, and how much could not be listed.
+type Done = (Report<BufWriter<StdoutLock<'static>>>, Vec<u64>, usize);
+
+/// One task for each file, on the workers of one pool.
+async fn flat(args: &Args) -> io::Result<Done> {
     let mut builder = Pool::builder();
     if let Some(n) = args.workers {
         builder = builder.workers(n.get());
@@ -132,7 +214,7 @@ async fn run(args: &Args) -> io::Result<usize> {
 
     // As they are done and not in order, so that one large file delays neither the bar nor the files behind it.
     let mut answers = pool.map_unordered(tasks);
-    let mut report = Report::new(&paths, BufWriter::new(io::stdout().lock()));
+    let mut report = Report::new(paths, BufWriter::new(io::stdout().lock()));
     let terminal = io::stdout().is_terminal();
     while let Some(answer) = answers.next().await {
         match answer {
@@ -149,17 +231,38 @@ async fn run(args: &Args) -> io::Result<usize> {
     }
     report.flush()?;
     report.bar.finish_and_clear();
+    let finished = pool.stats().workers.iter().map(|worker| worker.finished).collect();
+    Ok((report, finished, unlisted.len()))
+}
 
-    let seconds = start.elapsed().as_secs_f64();
-    let tasks: Vec<_> = pool.stats().workers.iter().map(|worker| worker.finished.to_string()).collect();
-    complain(&format!(
-        "{} files, {} bytes, {seconds:.2} s, {:.1} MB/s; tasks per worker: {}",
-        report.files,
-        report.bytes,
-        report.bytes as f64 / 1e6 / seconds,
-        tasks.join(" ")
-    ));
-    Ok(unlisted.len() + report.unreadable)
+/// One task for each directory, on the workers of a tree of pools.
+async fn nested(args: &Args) -> io::Result<Done> {
+    let places = args.workers.map_or_else(thread::available_parallelism, Ok)?;
+    let places = u32::try_from(places.get()).map_err(io::Error::other)?;
+    // Its one task is the outermost directory.
+    let pool = Pool::builder().workers(1).places(places).build().await?;
+    let mut walk = pool.stream(Walk(args.directory.clone()));
+    let (mut files, mut workers, mut unlisted) = (BTreeMap::new(), BTreeMap::new(), 0);
+    while let Some(found) = walk.next().await {
+        match found? {
+            Found::File { path, outcome, worker } => {
+                *workers.entry(worker).or_default() += 1;
+                files.insert(path, outcome);
+            }
+            Found::Unlisted(error) => {
+                complain(&format!("checksum: {error}"));
+                unlisted += 1;
+            }
+        }
+    }
+    let (paths, outcomes): (Vec<_>, Vec<_>) = files.into_iter().unzip();
+    let mut report = Report::new(paths.into(), BufWriter::new(io::stdout().lock()));
+    for (index, outcome) in outcomes.into_iter().enumerate() {
+        report.add(index, outcome)?;
+    }
+    report.flush()?;
+    report.bar.finish_and_clear();
+    Ok((report, workers.into_values().collect(), unlisted))
 }
 
 /// The regular files at or below `root` in the order of their bytes, and what could not be listed.
@@ -177,8 +280,8 @@ fn walk(root: &Path) -> (Vec<OsString>, Vec<walkdir::Error>) {
 }
 
 /// Writes the lines in order while the answers come in any.
-struct Report<'a, W> {
-    paths: &'a [OsString],
+struct Report<W> {
+    paths: Arc<[OsString]>,
     /// Answers that came before one that is still awaited.
     early: BTreeMap<usize, Outcome>,
     /// The first file that has no answer yet.
@@ -190,8 +293,8 @@ struct Report<'a, W> {
     unreadable: usize,
 }
 
-impl<'a, W: Write> Report<'a, W> {
-    fn new(paths: &'a [OsString], out: W) -> Self {
+impl<W: Write> Report<W> {
+    fn new(paths: Arc<[OsString]>, out: W) -> Self {
         // Shows itself on a terminal only.
         let bar = ProgressBar::with_draw_target(Some(paths.len() as u64), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} files, {eta} left");
@@ -278,7 +381,7 @@ mod tests {
     fn lines_come_in_order_and_an_unreadable_file_takes_none_with_it() -> io::Result<()> {
         let paths = ["a", "b", "c", "d"].map(OsString::from);
         let sum = |byte| Ok(Sum { digest: [byte; 32], bytes: 10 });
-        let mut report = Report::new(&paths, Vec::new());
+        let mut report = Report::new(paths.into(), Vec::new());
         report.add(3, sum(3))?;
         report.add(2, Err("no".to_owned()))?;
         assert!(report.out.is_empty());

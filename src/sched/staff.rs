@@ -239,7 +239,7 @@ impl Scheduler {
             if away && (gone || last.is_starting()) { Time::ZERO } else { place.back_off(seat, now, last) };
         let wait = if self.staff.scarce.is_some() && last.is_starting() { wait.min(SCARCE) } else { wait };
         let closed = place.closed;
-        if last.is_starting() && (self.mode == Mode::Running || self.mode == Mode::Draining && !away) {
+        if last.is_starting() && self.mode <= Mode::Draining {
             let least = if last.futile { PATIENCE } else { 0 };
             let failures = self.staff.failures.saturating_add(u32::from(!away));
             self.staff.failures = if away { failures } else { failures.max(least) };

@@ -77,6 +77,20 @@ fn a_start_that_need_not_be_tried_again_is_the_last_for_now() {
 }
 
 #[test]
+fn a_draining_pool_has_no_hope_left_either_when_the_last_start_was_not_wanted_any_more() {
+    let mut pool = Pool::starting(2, 1);
+    pool.submit([1]);
+    pool.put(Input::Resize { least: 1, most: 1 });
+    pool.wants(&[Action::Kill { worker: worker(1, 0) }]);
+    pool.put(Input::Drain);
+    pool.put(Input::Futile { worker: worker(2, 1) });
+    pool.lost(worker(2, 1), 0);
+    pool.wants(&[]);
+    pool.lost(worker(1, 0), 0);
+    assert!(pool.wanted.contains(&failed(1, Launch, Some(worker(1, 0)), 0, false)), "{:?}", pool.wanted);
+}
+
+#[test]
 fn probes_get_rarer_and_never_stop() {
     let mut pool = Pool::starting(8, 1);
     for seat in 0..8 {

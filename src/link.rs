@@ -1,58 +1,28 @@
-//! Moves frames over a byte stream, both ways, for the parent. It decides nothing: what a frame means, and what to do
-//! when the stream ends, is its owner's business.
+//! Moves frames over a byte stream, both ways, for the parent, and bulk through shared memory beside it. It decides nothing:
+//! what a frame means, and what to do when the stream ends, is its owner's business.
+
+pub(crate) mod bulk;
+mod socket;
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use nix::sys::socket::{MsgFlags, send, sendmsg};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio_util::codec::Decoder;
 
+use self::bulk::{Arrival, Departure, SLICE, malformed};
+pub(crate) use self::socket::{Socket, Stream};
+use crate::arena::Arena;
 use crate::blob::LARGE;
-use crate::sys::{buffer, ready};
 use crate::wire::chain::Chain;
 use crate::wire::codec::{Codec, Message, Unsendable, Violation, excerpt, take_magic};
-use crate::wire::frame::{ToParent, ToWorker};
+use crate::wire::frame::{Shape, ToParent, ToWorker};
 use crate::wire::payload::Payload;
-
-/// How much room a read is given. More finds no more in a socket of default size; less costs system calls.
-const READ: usize = 64 << 10;
 
 /// The largest buffer that is kept for what comes next; what one large message took is let go of.
 const KEPT: usize = 1 << 20;
-
-/// A byte stream, as a link needs it.
-pub(crate) trait Stream: Send {
-    /// Reads once to the end of `buffer`; 0 bytes are the end of the stream.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>>;
-
-    /// Writes once.
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
-
-    /// Writes once, from several pieces if it can.
-    fn poll_write_pieces(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.poll_write(cx, pieces.first().map_or(&[], |piece| piece))
-    }
-
-    /// As `poll_read`, but asks the kernel itself and not what a reactor last heard of it: after the writer's death
-    /// this finds everything that it wrote. `WouldBlock` when there is nothing.
-    fn read_now(&mut self, buffer: &mut BytesMut) -> io::Result<usize>;
-}
-
-/// One end of a socket pair.
-///
-/// It is registered for reading only: with both directions every read by the peer raises a write edge at our side, a
-/// needless wake-up per message that makes a round trip 1.3 times as long. While the socket is full, a duplicate is
-/// registered for writing.
-pub(crate) struct Socket {
-    readable: AsyncFd<Arc<OwnedFd>>,
-    writable: Option<AsyncFd<Arc<OwnedFd>>>,
-}
 
 /// The parent's end of a link.
 pub(crate) struct Link<S> {
@@ -67,6 +37,18 @@ pub(crate) struct Link<S> {
     outbox: Chain,
     /// What comes behind it: with bulk, that is put into the outbox piece by piece.
     loaded: Outbox,
+    limit: u32,
+    arena: Option<Arc<Arena>>,
+    /// Whether the worker has the shared memory too.
+    sharing: bool,
+    /// The bulk that is being copied into the shared memory.
+    departing: Option<(ToWorker, Departure)>,
+    /// What is to be fetched from there, and once that is known, for which message.
+    arriving: Option<Arrival>,
+    arrived: Option<Message<ToParent>>,
+    /// Whether there was bulk since the memory was tidied, and since somebody asked.
+    untidy: bool,
+    used: bool,
 }
 
 /// What is to be sent through a link, as its owner gathers it: small frames as bytes, bulk as it is.
@@ -87,7 +69,7 @@ struct Bulk {
 }
 
 impl<S: Stream> Link<S> {
-    pub(crate) fn new(stream: S, limit: u32) -> Self {
+    pub(crate) fn new(stream: S, arena: Option<Arc<Arena>>, limit: u32) -> Self {
         Self {
             stream,
             codec: Codec::new(limit),
@@ -97,6 +79,14 @@ impl<S: Stream> Link<S> {
             received: 0,
             outbox: Chain::default(),
             loaded: Outbox::default(),
+            limit,
+            arena,
+            sharing: false,
+            departing: None,
+            arriving: None,
+            arrived: None,
+            untidy: false,
+            used: false,
         }
     }
 
@@ -110,8 +100,21 @@ impl<S: Stream> Link<S> {
         cx: &mut Context<'_>,
         batch: &mut Vec<Message<ToParent, Payload>>,
     ) -> Poll<Result<bool, Violation>> {
+        if self.arrived.is_some() {
+            return Poll::Ready(self.decode(batch).map(|()| true));
+        }
         let read = ready!(self.stream.poll_read(cx, &mut self.inbox));
         Poll::Ready(self.received(read, batch))
+    }
+
+    /// Whether it has bulk to copy in before it can send on, and only lets others have their turn first.
+    pub(crate) fn is_departing(&self) -> bool {
+        self.departing.is_some()
+    }
+
+    /// The same for bulk to copy out before it can receive on.
+    pub(crate) fn is_arriving(&self) -> bool {
+        self.arrived.is_some()
     }
 
     /// Appends what a dead worker has left behind to `batch`.
@@ -126,6 +129,9 @@ impl<S: Stream> Link<S> {
                 read => {
                     if !self.received(read, batch)? {
                         return Ok(());
+                    }
+                    while self.arrived.is_some() {
+                        self.decode(batch)?;
                     }
                 }
             }
@@ -145,17 +151,33 @@ impl<S: Stream> Link<S> {
         if self.greeted {
             self.inbox.extend_from_slice(&kept(self.received));
             self.decode(batch)?;
+            while self.arrived.is_some() {
+                self.decode(batch)?;
+            }
         }
         Ok(())
     }
 
     /// Whether there is nothing left to send.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.outbox.is_empty() && self.loaded.is_empty()
+        self.outbox.is_empty() && self.loaded.is_empty() && self.departing.is_none()
     }
 
     /// Takes over what is to be sent; only when flushed. `outbox` gets an empty buffer in exchange.
     pub(crate) fn load(&mut self, outbox: &mut Outbox) {
+        if let Some(arena) = &self.arena
+            && arena.dropped() > 0
+            && (!outbox.is_empty() || arena.is_much(arena.dropped()))
+        {
+            // Ahead of what may need the room.
+            self.release();
+            if outbox.bulk.is_empty() {
+                self.outbox.end().extend_from_slice(&outbox.bytes);
+                outbox.bytes.clear();
+                outbox.marked = 0;
+                return;
+            }
+        }
         if outbox.bulk.is_empty() {
             std::mem::swap(self.outbox.end(), &mut outbox.bytes);
         } else {
@@ -163,7 +185,43 @@ impl<S: Stream> Link<S> {
         }
     }
 
-    /// Writes until all is sent or the stream is full.
+    /// Tells the worker what is not used any more of what it has placed.
+    fn release(&mut self) {
+        let Some(arena) = &self.arena else { return };
+        while arena.dropped() > 0 {
+            let offsets = arena.release();
+            let sent = self.codec.encode_head(&ToWorker::Released { offsets }, self.outbox.end(), 0);
+            debug_assert!(sent.is_ok(), "{sent:?}");
+        }
+    }
+
+    /// Whether there may be shared memory in use that nobody needs.
+    pub(crate) fn is_untidy(&self) -> bool {
+        self.untidy || self.arena.as_ref().is_some_and(|arena| arena.dropped() > 0)
+    }
+
+    /// Whether there was bulk since this was asked last.
+    pub(crate) fn was_used(&mut self) -> bool {
+        std::mem::take(&mut self.used)
+    }
+
+    /// Releases what is not used, though there is nothing else to say, and gives memory back to the system.
+    pub(crate) fn tidy(&mut self) {
+        if let Some(arena) = &self.arena {
+            arena.trim();
+        }
+        self.release();
+        self.untidy = false;
+    }
+
+    /// Has `waker` woken when bulk that was lent is dropped.
+    pub(crate) fn wake_with(&self, waker: &Waker) {
+        if let Some(arena) = self.arena.as_ref().filter(|arena| arena.is_lending()) {
+            arena.wake_with(waker);
+        }
+    }
+
+    /// Writes until all is sent or the stream is full, or until there is something to be copied first.
     ///
     /// # Errors
     ///
@@ -171,10 +229,13 @@ impl<S: Stream> Link<S> {
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.outbox.is_empty() {
-                if self.loaded.is_empty() {
+                if self.is_flushed() {
                     return Poll::Ready(Ok(()));
                 }
                 self.stage();
+                if self.outbox.is_empty() {
+                    return Poll::Pending;
+                }
             }
             let written = match self.outbox.single() {
                 Some(bytes) => self.stream.poll_write(cx, bytes),
@@ -190,17 +251,36 @@ impl<S: Stream> Link<S> {
         }
     }
 
-    /// Puts what was loaded into the outbox, up to the first bulk and that.
+    /// Puts what was loaded into the outbox, up to the first bulk and that. Bulk is copied a slice at a time.
     fn stage(&mut self) {
-        let Some(Bulk { before, frame, body }) = self.loaded.bulk.pop_front() else {
-            return std::mem::swap(self.outbox.end(), &mut self.loaded.bytes);
+        let (frame, mut departure) = match (self.departing.take(), self.loaded.bulk.pop_front()) {
+            (Some(departing), next) => {
+                next.into_iter().for_each(|next| self.loaded.bulk.push_front(next));
+                departing
+            }
+            (None, Some(Bulk { before, frame, body })) => {
+                self.loaded.marked -= before;
+                self.outbox.end().extend_from_slice(&self.loaded.bytes.split_to(before));
+                (frame, Departure::new(&body))
+            }
+            (None, None) => return std::mem::swap(self.outbox.end(), &mut self.loaded.bytes),
         };
-        self.loaded.marked -= before;
-        self.outbox.end().extend_from_slice(&self.loaded.bytes.split_to(before));
-        let sent = self.codec.encode_head(&frame, self.outbox.end(), body.len());
-        // Sizes are checked where inputs are encoded.
-        debug_assert!(sent.is_ok(), "{sent:?}");
-        for piece in body.pieces() {
+        if !departure.step(self.arena.as_ref().filter(|_| self.sharing), SLICE) {
+            self.departing = Some((frame, departure));
+            return;
+        }
+        let (placed, rest) = departure.end();
+        let mut send = |frame: &ToWorker, body| {
+            let sent = self.codec.encode_head(frame, self.outbox.end(), body);
+            // Sizes are checked where inputs are encoded.
+            debug_assert!(sent.is_ok(), "{sent:?}");
+        };
+        if !placed.is_empty() {
+            (self.untidy, self.used) = (true, true);
+            send(&ToWorker::Spans { placed }, 0);
+        }
+        send(&frame, rest.len());
+        for piece in rest.pieces() {
             self.outbox.push(piece.clone());
         }
     }
@@ -233,19 +313,63 @@ impl<S: Stream> Link<S> {
         Ok(true)
     }
 
+    /// Understands what was read, up to bulk that is still to be fetched.
     fn decode(&mut self, batch: &mut Vec<Message<ToParent, Payload>>) -> Result<(), Violation> {
         let mut large = false;
-        while let Some(mut message) = self.codec.decode(&mut self.inbox)? {
+        loop {
+            if self.arrived.is_some() && !self.fetch(batch)? {
+                break;
+            }
+            let Some(mut message) = self.codec.decode(&mut self.inbox)? else { break };
             large |= message.body.len() > KEPT;
             if !message.body.is_empty() && message.body.len() <= LARGE {
                 message.body = Bytes::copy_from_slice(&message.body);
             }
-            batch.push(Message { frame: message.frame, body: message.body.into() });
+            if self.arriving.is_some() {
+                if !message.frame.has_body() {
+                    return Err(malformed("bulk for a frame that has no body"));
+                }
+                self.arrived = Some(message);
+                continue;
+            }
+            match message.frame {
+                ToParent::Spans { placed } => {
+                    self.arriving = Some(Arrival::new(self.arena.as_ref(), &placed, self.limit)?);
+                    (self.untidy, self.used) = (true, true);
+                }
+                ToParent::Released { offsets } => self.freed(&offsets)?,
+                frame => {
+                    if let ToParent::Ready(ready) = &frame {
+                        self.sharing = ready.bulk;
+                    }
+                    batch.push(Message { frame, body: message.body.into() });
+                }
+            }
         }
         if large {
             self.inbox = BytesMut::from(&self.inbox[..]);
         }
         Ok(())
+    }
+
+    /// Copies a slice of what is to be fetched. Whether the message is complete, and in the batch.
+    fn fetch(&mut self, batch: &mut Vec<Message<ToParent, Payload>>) -> Result<bool, Violation> {
+        let (Some(arrival), Some(message)) = (&mut self.arriving, &self.arrived) else { return Ok(true) };
+        let Some(body) = arrival.step(&message.body, SLICE, self.limit)? else { return Ok(false) };
+        self.arriving = None;
+        batch.extend(self.arrived.take().map(|Message { frame, .. }| Message { frame, body }));
+        Ok(true)
+    }
+
+    /// The worker does not need these places any more.
+    fn freed(&mut self, offsets: &[u64]) -> Result<(), Violation> {
+        self.untidy = true;
+        let arena = self.arena.as_ref();
+        let free = |offset: &u64| arena.is_some_and(|arena| arena.free(*offset).is_ok());
+        if offsets.iter().all(free) {
+            return Ok(());
+        }
+        Err(malformed("it released what it was not given"))
     }
 }
 
@@ -283,86 +407,188 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
-impl Socket {
-    /// Registers a non-blocking socket with the current runtime.
-    ///
-    /// # Errors
-    ///
-    /// What epoll says.
-    ///
-    /// # Panics
-    ///
-    /// Outside a runtime, or when the runtime's I/O is not enabled.
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { readable: ready::watch(fd, Interest::READABLE)?, writable: None })
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use futures::future::poll_fn;
+
+    use super::*;
+    use crate::arena::Span;
+    use crate::blob;
+    use crate::id::TaskId;
+    use crate::sys::memory;
+    use crate::wire::TO_PARENT_MAGIC;
+    use crate::wire::frame::{Placed, Ready, Run};
+
+    const LIMIT: u32 = 16 << 20;
+
+    /// A link, and a worker's end of it.
+    struct Pair {
+        link: Link<Socket>,
+        worker: UnixStream,
+        arena: Arc<Arena>,
+        codec: Codec<ToWorker>,
+        bytes: BytesMut,
     }
 
-    // Not write(2): a host program may have set SIGPIPE back to its default.
-    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(self.readable.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+    impl Pair {
+        fn new() -> Self {
+            let (ours, mut worker) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            worker.write_all(&TO_PARENT_MAGIC).unwrap();
+            let fd = memory::create(8 << 20).unwrap();
+            let arena = Arc::new(Arena::parent(&fd, false).unwrap());
+            let link = Link::new(Socket::new(ours.into()).unwrap(), Some(arena), LIMIT);
+            let arena = Arc::new(Arena::worker(&fd).unwrap());
+            Self { link, worker, arena, codec: Codec::new(LIMIT), bytes: BytesMut::new() }
+        }
+
+        fn say(&mut self, frame: &ToParent, body: &[u8]) {
+            let mut bytes = BytesMut::new();
+            let whole = self.codec.encode_with(frame, &mut bytes, |bytes| {
+                bytes.extend_from_slice(body);
+                Ok(())
+            });
+            whole.unwrap();
+            self.worker.write_all(&bytes).unwrap();
+        }
+
+        /// All that the link receives until it has received so many messages.
+        async fn receive(&mut self, n: usize) -> Result<Vec<Message<ToParent, Payload>>, Violation> {
+            let mut batch = Vec::new();
+            while batch.len() < n {
+                poll_fn(|cx| self.link.poll_receive(cx, &mut batch)).await?;
+            }
+            Ok(batch)
+        }
+
+        /// Sends what was loaded, slice by slice.
+        async fn send(&mut self, outbox: &mut Outbox) {
+            self.link.load(outbox);
+            poll_fn(|cx| match self.link.poll_send(cx) {
+                Poll::Pending if self.link.is_departing() => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                sent => sent,
+            })
+            .await
+            .unwrap();
+        }
+
+        fn hear(&mut self) -> Message<ToWorker> {
+            loop {
+                if let Some(message) = self.codec.decode(&mut self.bytes).unwrap() {
+                    return message;
+                }
+                let mut buffer = [0; 64 << 10];
+                let n = self.worker.read(&mut buffer).unwrap();
+                self.bytes.extend_from_slice(&buffer[..n]);
+            }
+        }
     }
 
-    fn write_pieces_now(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(sendmsg::<()>(self.readable.as_raw_fd(), pieces, &[], MsgFlags::MSG_NOSIGNAL, None)?)
+    fn item() -> ToParent {
+        ToParent::Item { task: TaskId::new(1, 0), attempt: 1 }
     }
 
-    /// Writes `length` bytes with `write`, or waits until that is possible.
-    fn poll_write_with(
-        &mut self,
-        cx: &mut Context<'_>,
-        length: usize,
-        write: impl Fn(&Self) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            match write(self) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                result => {
-                    if result.as_ref().is_ok_and(|n| *n == length) {
-                        self.writable = None;
+    fn ready(bulk: bool) -> ToParent {
+        let (nonce, tasks, build) = ([0; 16], Vec::new(), String::new());
+        ToParent::Ready(Ready { version: 1, nonce, pid: 1, slots: 1, tasks, build, bulk })
+    }
+
+    fn run(serial: u32) -> ToWorker {
+        let task = TaskId::new(serial, 0);
+        ToWorker::Run(Run { task, attempt: 1, index: 0, remaining_us: None, trace: None })
+    }
+
+    fn on_a_runtime(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn bulk_and_small_frames_leave_in_their_order_and_bulk_through_memory_that_is_shared() {
+        on_a_runtime(async {
+            for shared in [false, true] {
+                let mut pair = Pair::new();
+                pair.say(&ready(shared), b"");
+                pair.receive(1).await.unwrap();
+                let (body, mut outbox) = (Bytes::from(vec![7; blob::LARGE + 1]), Outbox::default());
+                let codec = pair.link.codec.clone();
+                outbox.add(&codec, &ToWorker::Ping { nonce: 1 }, b"").unwrap();
+                outbox.add_bulk(run(2), body.clone().into());
+                outbox.add_bulk(run(3), vec![body.slice(..5), body.clone()].into());
+                outbox.add(&codec, &run(4), b"small").unwrap();
+                pair.send(&mut outbox).await;
+                assert_eq!(pair.hear().frame, ToWorker::Ping { nonce: 1 });
+                for (n, length) in [(2, 0), (3, 5)] {
+                    if shared {
+                        assert!(matches!(pair.hear().frame, ToWorker::Spans { placed } if placed.len() == 1));
                     }
-                    return Poll::Ready(result);
+                    let message = pair.hear();
+                    let expected = if shared { length } else { length + body.len() };
+                    assert_eq!((message.frame, message.body.len()), (run(n), expected));
                 }
+                assert_eq!(pair.hear(), Message { frame: run(4), body: Bytes::from_static(b"small") });
+                assert!(pair.link.is_flushed() && !pair.link.is_departing());
             }
-            if self.writable.is_none() {
-                let duplicate = self.readable.as_fd().try_clone_to_owned()?;
-                self.writable = Some(ready::watch(duplicate, Interest::WRITABLE)?);
-            }
-            let Some(writable) = &self.writable else { continue };
-            // Cleared before the next attempt to write: an edge that comes in between is not lost.
-            ready!(writable.poll_write_ready(cx))?.clear_ready();
-        }
+        });
     }
-}
 
-impl Stream for Socket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
-        loop {
-            let mut ready = ready!(self.readable.poll_read_ready(cx))?;
-            match buffer::read(self.readable.as_fd(), buffer, READ) {
-                // Less than there was room for: the socket is empty, and what comes next raises a new edge. That saves a
-                // read that finds nothing, per message. (It would be wrong if descriptors came: a read ends behind one.)
-                Ok(n) if 0 < n && n < READ => {
-                    ready.clear_ready();
-                    return Poll::Ready(Ok(n));
+    #[test]
+    fn bulk_is_fetched_in_slices_between_the_frames_around_it_and_released() {
+        on_a_runtime(async {
+            let mut pair = Pair::new();
+            let large = Bytes::from(vec![9; 3 * SLICE]);
+            let mut inward = pair.arena.reserve(large.clone()).unwrap();
+            assert!(inward.step(usize::MAX).unwrap());
+            pair.say(&ToParent::Nudge, b"");
+            pair.say(&ToParent::Spans { placed: vec![Placed { at: 1, span: inward.place() }] }, b"");
+            pair.say(&item(), b"ab");
+            pair.say(&ToParent::Pong { nonce: 3 }, b"");
+            let mut batch = pair.receive(1).await.unwrap();
+            assert!(batch.len() == 1 && pair.link.is_arriving(), "all of it at once");
+            batch.extend(pair.receive(2).await.unwrap());
+            let frames: Vec<_> = batch.iter().map(|message| message.frame.clone()).collect();
+            assert_eq!(frames, [ToParent::Nudge, item(), ToParent::Pong { nonce: 3 }]);
+            assert_eq!(batch[1].body.join(), [b"a", &large[..], b"b"].concat());
+            let (codec, mut outbox) = (pair.link.codec.clone(), Outbox::default());
+            outbox.add(&codec, &ToWorker::Drain, b"").unwrap();
+            pair.send(&mut outbox).await;
+            assert_eq!(pair.hear().frame, ToWorker::Released { offsets: vec![0] });
+            assert_eq!(pair.hear().frame, ToWorker::Drain);
+        });
+    }
+
+    #[test]
+    fn a_worker_that_lies_about_bulk_breaks_a_rule() {
+        on_a_runtime(async {
+            let spans = |offset, length| {
+                let span = Span { offset, length };
+                ToParent::Spans { placed: vec![Placed { at: 0, span }] }
+            };
+            for (lie, then) in [
+                (spans(4 << 20, 1), None),
+                (spans(u64::MAX, u32::MAX), None),
+                (ToParent::Spans { placed: Vec::new() }, None),
+                (spans(0, 10), Some(ToParent::Nudge)),
+                (spans(0, 10), Some(spans(0, 10))),
+                (
+                    ToParent::Spans { placed: vec![Placed { at: 1, span: Span { offset: 0, length: 1 } }] },
+                    Some(item()),
+                ),
+                (ToParent::Released { offsets: vec![0] }, None),
+            ] {
+                let mut pair = Pair::new();
+                pair.say(&lie, b"");
+                if let Some(then) = &then {
+                    pair.say(then, b"");
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
+                let violation = pair.receive(2).await.unwrap_err();
+                assert!(matches!(violation, Violation::Malformed { .. }), "{lie:?} {then:?}: {violation}");
             }
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, bytes.len(), |socket| socket.write_now(bytes))
-    }
-
-    fn poll_write_pieces(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let length = pieces.iter().map(|piece| piece.len()).sum();
-        self.poll_write_with(cx, length, |socket| socket.write_pieces_now(pieces))
-    }
-
-    fn read_now(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
-        buffer::read(self.readable.as_fd(), buffer, READ)
+        });
     }
 }

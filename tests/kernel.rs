@@ -23,12 +23,13 @@ use support::{
 };
 
 /// What a kernel may lack, and what its answer is.
-const LACKS: [&str; 6] = [
+const LACKS: [&str; 7] = [
     "pidfd_open",
     "pidfd_send_signal",
     "pidfd_send_signal_to_group",
     "waitid_of_pidfd",
     "memfd_create",
+    "madvise_populate",
     "everything",
 ];
 
@@ -51,8 +52,12 @@ fn filters(lacks: &str) -> Vec<BpfProgram> {
         // Before Linux 5.4.
         "waitid_of_pidfd" => vec![call(libc::SYS_waitid, argument(0, libc::P_PIDFD.into()), libc::EINVAL)],
         "memfd_create" => vec![call(libc::SYS_memfd_create, vec![], libc::ENOSYS)],
+        // Before Linux 5.14.
+        "madvise_populate" => [libc::MADV_POPULATE_READ, libc::MADV_POPULATE_WRITE]
+            .map(|advice| call(libc::SYS_madvise, argument(2, advice as u64), libc::EINVAL))
+            .into(),
         "everything" => {
-            let mut all: Vec<_> = LACKS[..5].iter().flat_map(|lacks| filters(lacks)).collect();
+            let mut all: Vec<_> = LACKS[..6].iter().flat_map(|lacks| filters(lacks)).collect();
             for number in [libc::SYS_close_range, libc::SYS_clone3, libc::SYS_sched_setattr] {
                 all.push(call(number, vec![], libc::ENOSYS));
             }
@@ -116,6 +121,10 @@ async fn works(lacks: &str, contained: bool) {
     let pool = quick(2).contained(contained).build().await.unwrap();
     for n in 0..100 {
         assert_eq!(pool.run(Echo(n)).await.unwrap(), n);
+    }
+    // Bulk takes the other way.
+    for bytes in [100_000, 3 << 20] {
+        assert_eq!(pool.run(Fill { bytes }).await.unwrap(), vec![7; bytes]);
     }
     for name in ["SIGSEGV", "SIGKILL", "SIGABRT"] {
         let number: Signal = name.parse().unwrap();

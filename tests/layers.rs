@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The rooms by row, lowest first. A room that is missing here may not be named at all.
 const ROWS: [&[&str]; 9] = [
     &["id", "sys"],
-    &["error", "blob", "state"],
+    &["error", "blob", "arena", "state"],
     &["event", "wire", "context"],
     &["sched", "link", "emit", "uplink"],
     &["launch", "task"],

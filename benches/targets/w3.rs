@@ -62,7 +62,7 @@ const ROWS: [[&str; 4]; 4] = [
 
 pub(crate) async fn run(table: &mut Table) {
     let shared = crate::pool(1).await;
-    let inline = crate::pool(1).await;
+    let inline = Pool::builder().workers(1).shared_memory(0).build().await.expect("a pool");
     for ((name, size, count), rows) in SIZES.into_iter().zip(ROWS) {
         let mut raw = yardstick::Bulk::start();
         for round in 0..=ROUNDS {

@@ -297,6 +297,9 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
     })
 }
 
+/// The fault of a worker that sends what is never asked for, or not here.
+pub(super) const UNASKED: &str = "it sent a frame that nobody had asked for";
+
 /// What is wrong with a worker of a contained pool that has no guardian.
 pub(super) const UNGUARDED: &str = "it is not contained: whatever executes it has to keep the name (argv[0]) that it was \
                                     itself executed under";

@@ -20,10 +20,12 @@ use futures::future::{FutureExt, poll_fn};
 use super::port::Port;
 use super::report::Death;
 use super::{Fuse, Shared};
+use crate::arena;
 use crate::error::{Error, ErrorKind};
 use crate::id::WorkerId;
 use crate::launch::body::Body;
 use crate::launch::process::Exited;
+use crate::launch::service::Alarm;
 use crate::launch::{Launched, Refusal};
 use crate::link::{self, Link, Outbox, Socket};
 use crate::sched::Input;
@@ -79,7 +81,7 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
             _ => Poll::Ready(Err(None)),
         })
     });
-    let Launched { socket, page, body } = launched.await?;
+    let Launched { socket, page, arena, body } = launched.await?;
     let socket = Socket::new(socket).map_err(|cause| {
         let message = format!("failed to watch a worker's socket: {cause}");
         Some(Refusal::new(Error::new(ErrorKind::Launch, message), &cause))
@@ -88,7 +90,7 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
     let hello = ToWorker::Hello(hello(shared, worker, nonce));
     shared.with(|state, _| state.send(worker, &hello));
     Ok(Session {
-        link: Link::new(socket, shared.limits.message),
+        link: Link::new(socket, arena, shared.limits.message),
         shared: Arc::clone(shared),
         worker,
         body,
@@ -99,6 +101,8 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
         sending: true,
         hung_up: false,
         weighed: None,
+        alarm: None,
+        tidied: None,
     })
 }
 
@@ -117,6 +121,9 @@ struct Session {
     hung_up: bool,
     /// When it was last looked how large the worker is.
     weighed: Option<Instant>,
+    /// Wakes this task when the memory for bulk is to be tidied, and when that is.
+    alarm: Option<Alarm>,
+    tidied: Option<Instant>,
 }
 
 impl Session {
@@ -149,7 +156,11 @@ impl Session {
                 self.weigh();
             }
             let sent = self.send(cx);
-            if !received && !sent {
+            if self.sending && self.link.is_departing() || self.receiving && self.link.is_arriving() {
+                // After each slice it is the others' turn.
+                break;
+            }
+            if !received && !sent && self.tidy(cx) {
                 return Poll::Pending;
             }
         }
@@ -170,6 +181,32 @@ impl Session {
         if let Some(bytes) = pid.and_then(resident) {
             self.shared.with(|state, now| state.handle(now, Input::Weighed { worker, bytes }));
         }
+    }
+
+    /// Gives back memory for bulk when there has been none for a while. Whether there is nothing to be sent for that.
+    fn tidy(&mut self, cx: &Context<'_>) -> bool {
+        if !self.link.is_untidy() {
+            return true;
+        }
+        self.link.wake_with(cx.waker());
+        let now = Instant::now();
+        let due = self.tidied.map(|at| at <= now);
+        if due == Some(false) {
+            return true;
+        }
+        if !self.link.was_used() && due == Some(true) {
+            self.tidied = None;
+            self.link.tidy();
+            return self.link.is_flushed();
+        }
+        self.tidied = Some(now + arena::IDLE);
+        // Without an alarm, which is not to be had without a thread, memory is kept until there is bulk again.
+        let alarm = self.alarm.take().or_else(|| Alarm::new().ok());
+        if let Some(alarm) = &alarm {
+            alarm.set(now + arena::IDLE, cx.waker());
+        }
+        self.alarm = alarm;
+        true
     }
 
     /// Gathers what a dead worker has left behind: in the link, and said but not written. Only the tasks that it died over

@@ -313,9 +313,9 @@ impl State {
             | ToParent::Chunk { .. }
             | ToParent::Log { .. }
             | ToParent::Usage { .. }
-            | ToParent::Granted { .. } => {
-                self.violated(now, worker, "it sent a frame that nobody had asked for".to_owned());
-            }
+            | ToParent::Granted { .. }
+            | ToParent::Spans { .. }
+            | ToParent::Released { .. } => self.violated(now, worker, report::UNASKED.to_owned()),
         }
     }
 

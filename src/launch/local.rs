@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::process::Command;
 
+use crate::arena::Arena;
 use crate::error::{Error, ErrorKind};
 use crate::id::WorkerId;
 use crate::launch::body::Body;
@@ -48,6 +49,10 @@ pub(crate) struct Local {
 struct Recipe {
     program: Program,
     setting: Setting,
+    /// How much memory for bulk is shared with a worker.
+    bulk: usize,
+    /// Whether outputs are looked at where the worker has put them.
+    trusting: bool,
 }
 
 /// What a worker executes.
@@ -61,7 +66,7 @@ pub(crate) enum Program {
 
 impl Local {
     pub(crate) fn new(program: Program) -> Self {
-        Self { recipe: Arc::new(Recipe { program, setting: Setting::default() }) }
+        Self { recipe: Arc::new(Recipe { program, setting: Setting::default(), bulk: 0, trusting: false }) }
     }
 
     /// Workers that run this program.
@@ -83,6 +88,13 @@ impl Local {
     /// Workers that run another program: one without a slash is looked for in `PATH`, now.
     pub(crate) fn program(path: impl Into<PathBuf>, args: impl IntoIterator<Item = OsString>) -> Self {
         Self::new(Program::Path { path: find(path.into()), args: args.into_iter().collect() })
+    }
+
+    /// The same workers, with which so much memory is shared for bulk, and which are trusted with it or not.
+    pub(crate) fn sharing(mut self, bulk: usize, trusting: bool) -> Self {
+        let recipe = Arc::make_mut(&mut self.recipe);
+        (recipe.bulk, recipe.trusting) = (bulk, trusting);
+        self
     }
 
     /// The same workers, which begin like this.
@@ -148,7 +160,7 @@ async fn start(recipe: Arc<Recipe>, worker: WorkerId) -> Result<Launched, Refusa
 /// Starts a worker once, from nothing.
 fn attempt(recipe: &Recipe, worker: WorkerId) -> io::Result<Launched> {
     let (ours, theirs) = socket::pair()?;
-    let page = greet(&ours)?;
+    let (page, arena) = greet(&ours, recipe.bulk, recipe.trusting)?;
     let mut command = recipe.program.command();
     recipe.setting.apply(&mut command);
     let parent = std::process::id();
@@ -162,24 +174,34 @@ fn attempt(recipe: &Recipe, worker: WorkerId) -> io::Result<Launched> {
     drop(command);
     let ours = UnixStream::from(ours);
     ours.set_nonblocking(true)?;
-    Ok(Launched { socket: ours.into(), page, body: Body::Process(process) })
+    Ok(Launched { socket: ours.into(), page, arena, body: Body::Process(process) })
 }
 
-/// Puts the magic into the link, and with it the memory of the page that the two will share. Without such memory the worker
-/// counts everything that was sent to it as begun; that is no reason not to start it.
-pub(super) fn greet(socket: &OwnedFd) -> io::Result<Option<memory::Page>> {
-    let shared = memory::create().and_then(|fd| Ok((memory::Page::map(&fd)?, fd)));
-    match shared {
-        Ok((page, fd)) => {
+/// Puts the magic into the link, and with it the memory that the two will share. Without such memory the worker counts
+/// everything that was sent to it as begun, and bulk goes through the link; that is no reason not to start it.
+pub(super) fn greet(
+    socket: &OwnedFd,
+    bulk: usize,
+    trusting: bool,
+) -> io::Result<(Option<memory::Page>, Option<Arc<Arena>>)> {
+    match share(bulk, trusting).or_else(|_| share(0, false)) {
+        Ok((page, arena, fd)) => {
             socket::send_with(socket.as_fd(), &TO_WORKER_MAGIC, fd.as_fd())?;
-            Ok(Some(page))
+            Ok((Some(page), arena))
         }
         Err(error) => {
             tracing::debug!(%error, "no memory to share with a worker");
             nix::unistd::write(socket, &TO_WORKER_MAGIC)?;
-            Ok(None)
+            Ok((None, None))
         }
     }
+}
+
+/// Makes the memory that is shared with a worker. It fails when there is no address space for so much, for example.
+fn share(bulk: usize, trusting: bool) -> io::Result<(memory::Page, Option<Arc<Arena>>, OwnedFd)> {
+    let fd = memory::create(bulk)?;
+    let arena = if bulk > 0 { Some(Arc::new(Arena::parent(&fd, trusting)?)) } else { None };
+    Ok((memory::Page::map(&fd)?, arena, fd))
 }
 
 impl Program {
@@ -231,7 +253,7 @@ fn descriptors() -> Option<(u64, u64)> {
 }
 
 fn explain(recipe: &Recipe, worker: WorkerId, error: &io::Error) -> Refusal {
-    let Recipe { program, setting } = recipe;
+    let Recipe { program, setting, .. } = recipe;
     let place = setting.folder().map_or_else(String::new, |folder| format!(" in {}", folder.display()));
     let message = format!("could not start {}{place}: {error}", program.path().display());
     let told = Error::new(ErrorKind::Launch, message).with(|report| {

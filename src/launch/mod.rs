@@ -16,9 +16,11 @@ pub(crate) mod thread;
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+use crate::arena::Arena;
 use crate::error::Error;
 use crate::id::WorkerId;
 use crate::launch::body::{Body, Control};
@@ -89,5 +91,7 @@ pub(crate) struct Launched {
     pub(crate) socket: OwnedFd,
     /// Where the worker notes what it has begun, if the two share memory.
     pub(crate) page: Option<Page>,
+    /// The memory for bulk, if there is some.
+    pub(crate) arena: Option<Arc<Arena>>,
     pub(crate) body: Body,
 }

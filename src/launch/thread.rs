@@ -54,7 +54,7 @@ pub(crate) fn start(
     run: impl FnOnce(Arc<OwnedFd>) -> Result<(), String> + Send + 'static,
 ) -> io::Result<Launched> {
     let (ours, theirs) = socket::pair()?;
-    let page = local::greet(&ours)?;
+    let (page, arena) = local::greet(&ours, 0, false)?;
     let ours = UnixStream::from(ours);
     ours.set_nonblocking(true)?;
     let link = Arc::new(theirs);
@@ -69,7 +69,7 @@ pub(crate) fn start(
         let _ = ended.send(run(link).err().unwrap_or_default());
     })?;
     let thread = Thread { control, fate: Fate::Open(fate), gone };
-    Ok(Launched { socket: ours.into(), page, body: Body::Thread(thread) })
+    Ok(Launched { socket: ours.into(), page, arena, body: Body::Thread(thread) })
 }
 
 impl Thread {

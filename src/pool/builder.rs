@@ -58,6 +58,8 @@ pub struct PoolBuilder {
     pub(super) places: Option<u32>,
     pub(super) max_processes: Option<u32>,
     pub(super) thread_limits: bool,
+    pub(super) bulk: usize,
+    pub(super) trusting: bool,
 }
 
 impl PoolBuilder {
@@ -75,6 +77,8 @@ impl PoolBuilder {
             places: None,
             max_processes: None,
             thread_limits: false,
+            bulk: super::bulk::DEFAULT,
+            trusting: false,
         }
     }
 
@@ -337,7 +341,9 @@ impl PoolBuilder {
         self.hand_out(&tree);
         let launcher = match self.launcher {
             Some(launcher) if entry() != Entry::Worker => launcher,
-            _ => launcher(self.program, self.args, self.setting)?,
+            _ => launcher(self.program, self.args, |local| {
+                local.with(self.setting).sharing(self.bulk, self.trusting)
+            })?,
         };
         fits(self.config.most_workers, launcher.descriptors())?;
         let pool = Pool::start(Driver::start(self.config, self.message_limit, launcher, tree, None)?);
@@ -373,7 +379,7 @@ pub(super) fn count_slots(slots: usize) -> Result<u32, Error> {
 fn launcher(
     program: Option<PathBuf>,
     args: Vec<OsString>,
-    setting: Setting,
+    begin: impl FnOnce(Local) -> Local,
 ) -> Result<Arc<dyn Launcher>, Error> {
     let local = match (entry(), program) {
         (Entry::Worker, _) => {
@@ -398,7 +404,7 @@ fn launcher(
             ));
         }
     };
-    Ok(Arc::new(local.with(setting)))
+    Ok(Arc::new(begin(local)))
 }
 
 pub(super) fn refused(message: String, advice: &'static str) -> Error {

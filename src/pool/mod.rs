@@ -1,6 +1,7 @@
 //! The typed front: encodes inputs, submits, decodes outputs, cancels on drop. It never touches a process.
 
 mod builder;
+mod bulk;
 mod closing;
 mod events;
 mod items;

@@ -73,7 +73,8 @@ fn i5_a_worker_that_dies_while_much_is_written_to_it_ends_nobody_else() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let pool = Pool::builder().workers(1).build().await.unwrap();
+        // Through shared memory all of it would be there at once.
+        let pool = Pool::builder().workers(1).shared_memory(0).build().await.unwrap();
         let full = std::env::var_os("PROCPOOL_FULL").is_some();
         let (rounds, size) = (if full { 10 } else { 2 }, 10 << 20);
         // As the standard library has set it, then as programs have it that were begun by others.

@@ -160,7 +160,7 @@ impl PoolBuilder {
         self.hand_out(&tree);
         let launcher = match uplink.kin::<Arc<dyn Launcher>>() {
             Some(kin) => Arc::clone(kin),
-            None => Arc::new(Local::below().with(self.setting.clone())),
+            None => Arc::new(Local::below().with(self.setting.clone()).sharing(self.bulk, self.trusting)),
         };
         // How many there are between none and that is decided by what there is to do, and by what it is lent.
         let each = launcher.descriptors();

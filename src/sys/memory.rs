@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::ftruncate;
 
 /// How many bytes can be kept. As many as are gathered for one write; a page costs memory when it is first used.
@@ -24,10 +25,12 @@ const HEAD: usize = 4096;
 ///
 /// ```text
 ///  0      8      16      24          4096                                  LENGTH
-///  ┌──────┬──────┬───────┬───────────┬─────────────────────────────────────┐
-///  │begun │ from │ until │           │ bytes from..until of what was said   │
-///  └──────┴──────┴───────┴───────────┴─────────────────────────────────────┘
+///  ┌──────┬──────┬───────┬───────────┬─────────────────────────────────────┬───────────────┐
+///  │begun │ from │ until │           │ bytes from..until of what was said   │ bulk, if any  │
+///  └──────┴──────┴───────┴───────────┴─────────────────────────────────────┴───────────────┘
 /// ```
+///
+/// What lies behind is mapped by others.
 pub(crate) struct Page {
     start: NonNull<c_void>,
 }
@@ -38,17 +41,38 @@ unsafe impl Send for Page {}
 // SAFETY: as above.
 unsafe impl Sync for Page {}
 
-/// Makes the memory for a page, sealed so that the other side cannot shrink it under our feet (which would be a SIGBUS).
+/// Makes the memory for a page and for so many bytes of bulk, sealed so that the other side cannot shrink it under our feet
+/// (which would be a SIGBUS). It is sparse: what is not used takes no memory.
 ///
 /// # Errors
 ///
 /// What the kernel says, `ENOSYS` and `EMFILE` for example.
-pub(crate) fn create() -> io::Result<OwnedFd> {
+pub(crate) fn create(bulk: usize) -> io::Result<OwnedFd> {
+    let length = LENGTH.checked_add(bulk).and_then(|length| i64::try_from(length).ok());
+    let length = length.ok_or(io::ErrorKind::InvalidInput)?;
+    // Said beforehand, because whoever oversteps this limit gets a signal that ends the process.
+    if getrlimit(Resource::RLIMIT_FSIZE)?.0 < length as u64 {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     let fd = memfd_create(c"procpool", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    ftruncate(&fd, LENGTH as i64)?;
+    ftruncate(&fd, length)?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(fd)
+}
+
+/// Where in the memory the bulk begins, and how long it is. The length is sealed.
+///
+/// # Errors
+///
+/// When the descriptor is not one of ours: unsealed or of another length.
+pub(crate) fn bulk(fd: impl AsFd) -> io::Result<(usize, usize)> {
+    let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
+    let length = usize::try_from(nix::sys::stat::fstat(&fd)?.st_size).unwrap_or_default();
+    match length.checked_sub(LENGTH) {
+        Some(bulk) if seals.contains(SealFlag::F_SEAL_SHRINK) => Ok((LENGTH, bulk)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not a sealed page")),
+    }
 }
 
 impl Page {
@@ -58,11 +82,7 @@ impl Page {
     ///
     /// When the descriptor is not one of ours: unsealed or of another length.
     pub(crate) fn map(fd: impl AsFd) -> io::Result<Self> {
-        let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
-        let length = nix::sys::stat::fstat(&fd)?.st_size;
-        if !seals.contains(SealFlag::F_SEAL_SHRINK) || length < LENGTH as i64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a sealed page"));
-        }
+        bulk(&fd)?;
         let length = NonZeroUsize::new(LENGTH).ok_or(io::ErrorKind::InvalidData)?;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing. The file can't shrink: it is sealed.
         let start = unsafe {
@@ -140,7 +160,7 @@ mod tests {
 
     #[test]
     fn two_mappings_of_a_page_see_the_same_count() {
-        let fd = create().unwrap();
+        let fd = create(0).unwrap();
         let (ours, theirs) = (Page::map(&fd).unwrap(), Page::map(&fd).unwrap());
         theirs.begun().store(7, Ordering::SeqCst);
         assert_eq!(ours.begun().load(Ordering::SeqCst), 7);
@@ -148,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_was_said_and_not_written_is_kept() {
-        let fd = create().unwrap();
+        let fd = create(0).unwrap();
         let (ours, theirs) = (Page::map(&fd).unwrap(), Page::map(&fd).unwrap());
         assert_eq!(ours.kept(0), b"");
         theirs.keep(0, b"one");
@@ -170,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_page_that_lies_gives_nothing() {
-        let fd = create().unwrap();
+        let fd = create(0).unwrap();
         let (ours, theirs) = (Page::map(&fd).unwrap(), Page::map(&fd).unwrap());
         for (from, until) in [(5, 3), (0, KEPT as u64 + 1), (u64::MAX, 0), (0, u64::MAX)] {
             theirs.number(1).store(from, Ordering::SeqCst);
@@ -181,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_page_cannot_be_shrunk_and_a_foreign_file_is_no_page() {
-        let fd = create().unwrap();
+        let fd = create(0).unwrap();
         assert!(ftruncate(&fd, 0).is_err());
         assert!(Page::map(std::fs::File::open("/dev/null").unwrap()).is_err());
     }

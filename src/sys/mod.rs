@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "this is the room for it; each block has its SAFETY argument")]
 
 pub(crate) mod buffer;
+pub(crate) mod bulk;
 pub(crate) mod descriptors;
 pub(crate) mod memory;
 pub(crate) mod pidfd;

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arena::Span;
 use crate::id::{TaskId, WorkerId};
 
 /// What a parent says to its worker.
@@ -58,6 +59,14 @@ pub(crate) enum ToWorker {
     Returned {
         kind: LeaseKind,
         n: u32,
+    },
+    /// Parts of the next frame's body lie in the memory that both sides share.
+    Spans {
+        placed: Vec<Placed>,
+    },
+    /// What the other side has placed at these offsets is not needed any more.
+    Released {
+        offsets: Vec<u64>,
     },
 }
 
@@ -126,6 +135,22 @@ pub(crate) enum ToParent {
         kind: LeaseKind,
         n: u32,
     },
+    /// Parts of the next frame's body lie in the memory that both sides share.
+    Spans {
+        placed: Vec<Placed>,
+    },
+    /// What the other side has placed at these offsets is not needed any more.
+    Released {
+        offsets: Vec<u64>,
+    },
+}
+
+/// A part of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Placed {
+    /// Where in the rest of the body it belongs.
+    pub(crate) at: u32,
+    pub(crate) span: Span,
 }
 
 /// How the parent greets.
@@ -194,6 +219,8 @@ pub(crate) struct Ready {
     pub(crate) tasks: Vec<TaskType>,
     /// Which build of which program this is, for errors.
     pub(crate) build: String,
+    /// Whether it has the memory for bulk that the parent shares.
+    pub(crate) bulk: bool,
 }
 
 /// One row of a worker's task table. Its position is what `Run` names.

@@ -67,6 +67,20 @@ impl Payload {
         decoded
     }
 
+    /// Puts pieces where they belong within `body`, in the order of their positions there. `None` if they do not fit.
+    pub(crate) fn assemble(body: &Bytes, placed: Vec<(usize, Bytes)>) -> Option<Self> {
+        let (mut pieces, mut done) = (Vec::with_capacity(2 * placed.len() + 1), 0);
+        for (at, piece) in placed {
+            if at < done || at > body.len() {
+                return None;
+            }
+            pieces.extend([body.slice(done..at), piece]);
+            done = at;
+        }
+        pieces.push(body.slice(done..));
+        Some(pieces.into())
+    }
+
     /// The bytes in one piece.
     pub(crate) fn join(&self) -> Bytes {
         match self {
@@ -186,13 +200,11 @@ impl Gather {
     pub(crate) fn take(&mut self) -> Payload {
         let last = self.last.split().freeze();
         if self.pieces.is_empty() {
-            return Payload::Whole(last);
+            return last.into();
         }
         let mut pieces = std::mem::take(&mut self.pieces);
-        if !last.is_empty() {
-            pieces.push(last);
-        }
-        Payload::Pieces(pieces.into())
+        pieces.push(last);
+        pieces.into()
     }
 
     /// Empties it, and lets go of memory beyond `kept`.
@@ -245,6 +257,16 @@ impl From<Bytes> for Payload {
 impl Default for Payload {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl From<Vec<Bytes>> for Payload {
+    fn from(mut pieces: Vec<Bytes>) -> Self {
+        pieces.retain(|piece| !piece.is_empty());
+        match pieces.len() {
+            0 | 1 => Self::Whole(pieces.pop().unwrap_or_default()),
+            _ => Self::Pieces(pieces.into()),
+        }
     }
 }
 

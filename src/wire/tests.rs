@@ -10,11 +10,12 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use super::codec::{self, Codec, Message, Unsendable, Violation, take_magic};
 use super::frame::{
-    Ancestor, Batch, Hello, LeaseKind, Limits, Open, Ready, Run, Sandbox, Shape, TaskType, ToParent,
+    Ancestor, Batch, Hello, LeaseKind, Limits, Open, Placed, Ready, Run, Sandbox, Shape, TaskType, ToParent,
     ToWorker, Tree, Verdict,
 };
 use super::payload::Payload;
 use super::{HEADER_LIMIT, MESSAGE_LIMIT, PREAMBLE_LIMIT, TO_PARENT_MAGIC, TO_WORKER_MAGIC};
+use crate::arena::Span;
 use crate::id::{TaskId, WorkerId};
 
 /// Names each variant. A variant that is missing here is a compile error; one without an example fails a test.
@@ -35,9 +36,10 @@ trait Named {
     fn name(&self) -> &'static str;
 }
 
-variants!(to_worker, ToWorker: Hello Run Batch Recall Credit Cancel Chunk Drain Ping Pong Nudge Lease Granted Returned);
+variants!(to_worker, ToWorker: Hello Run Batch Recall Credit Cancel Chunk Drain Ping Pong Nudge Lease Granted Returned
+    Spans Released);
 variants!(to_parent, ToParent: Ready Open Started Recalled Item Done Chunk Log Usage Bye Ping Pong Nudge Lease Granted
-    Returned);
+    Returned Spans Released);
 variants!(verdict, Verdict: Returned Panicked Cancelled UnknownTask BadInput BadOutput TooLarge);
 variants!(lease, LeaseKind: Place Process);
 variants!(sandbox, Sandbox: Contain);
@@ -48,6 +50,11 @@ fn task(serial: u32) -> TaskId {
 
 /// A frame, its body, and the bytes of both with the length before them.
 type Golden<F> = (F, &'static [u8], &'static str);
+
+fn placed() -> Vec<Placed> {
+    let span = |offset, length| Span { offset, length };
+    vec![Placed { at: 5, span: span(0, 40_000) }, Placed { at: 300, span: span(20_480, 1 << 20) }]
+}
 
 fn golden_to_worker() -> Vec<Golden<ToWorker>> {
     let hello = Hello {
@@ -97,6 +104,8 @@ fn golden_to_worker() -> Vec<Golden<ToWorker>> {
         (ToWorker::Lease { kind: LeaseKind::Place, n: 1 }, b"", "030000000b0001"),
         (ToWorker::Granted { kind: LeaseKind::Process, n: 2 }, b"", "030000000c0102"),
         (ToWorker::Returned { kind: LeaseKind::Place, n: 3 }, b"", "030000000d0003"),
+        (ToWorker::Spans { placed: placed() }, b"", "0f0000000e020500c0b802ac0280a001808040"),
+        (ToWorker::Released { offsets: vec![0, 4096] }, b"", "050000000f02008020"),
     ]
 }
 
@@ -115,6 +124,7 @@ fn golden_to_parent() -> Vec<Golden<ToParent>> {
         slots: 1,
         tasks: vec![kind],
         build: "demo 0.1".to_owned(),
+        bulk: true,
     };
     let done = |verdict| ToParent::Done { task: task(1), attempt: 1, used_us: 130, verdict };
     let panicked = |location: Option<&str>| Verdict::Panicked {
@@ -125,7 +135,7 @@ fn golden_to_parent() -> Vec<Golden<ToParent>> {
         (
             ToParent::Ready(ready),
             b"",
-            "39000000000130313233343536373839616263646566e724010106737175617265000c64656d6f3a3a53717561726503753634010864656d6f20302e31",
+            "3a000000000130313233343536373839616263646566e724010106737175617265000c64656d6f3a3a53717561726503753634010864656d6f20302e3101",
         ),
         (
             ToParent::Open(Open { enforced: vec!["group".to_owned()], parallelism: 2 }),
@@ -161,6 +171,8 @@ fn golden_to_parent() -> Vec<Golden<ToParent>> {
         (ToParent::Lease { kind: LeaseKind::Process, n: 1 }, b"", "030000000d0101"),
         (ToParent::Granted { kind: LeaseKind::Place, n: 2 }, b"", "030000000e0002"),
         (ToParent::Returned { kind: LeaseKind::Process, n: 3 }, b"", "030000000f0103"),
+        (ToParent::Spans { placed: placed() }, b"", "0f00000010020500c0b802ac0280a001808040"),
+        (ToParent::Released { offsets: vec![300] }, b"", "040000001101ac02"),
     ]
 }
 
@@ -258,6 +270,10 @@ impl Random {
         }
     }
 
+    fn placed(&mut self) -> Placed {
+        Placed { at: self.half(), span: Span { offset: self.word(), length: self.half() } }
+    }
+
     fn half(&mut self) -> u32 {
         self.word() as u32
     }
@@ -331,7 +347,9 @@ impl Random {
             10 => ToWorker::Nudge,
             11 => ToWorker::Lease { kind: self.kind(), n: self.half() },
             12 => ToWorker::Granted { kind: self.kind(), n: self.half() },
-            _ => ToWorker::Returned { kind: self.kind(), n: self.half() },
+            13 => ToWorker::Returned { kind: self.kind(), n: self.half() },
+            14 => ToWorker::Spans { placed: self.list(Self::placed) },
+            _ => ToWorker::Released { offsets: self.list(Self::word) },
         }
     }
 
@@ -350,6 +368,7 @@ impl Random {
                     stream: r.below(2) == 1,
                 }),
                 build: self.text(),
+                bulk: self.bool(),
             }),
             1 => ToParent::Open(Open { enforced: self.list(Self::text), parallelism: self.half() }),
             2 => ToParent::Started { task: self.task() },
@@ -370,7 +389,9 @@ impl Random {
             12 => ToParent::Nudge,
             13 => ToParent::Lease { kind: self.kind(), n: self.half() },
             14 => ToParent::Granted { kind: self.kind(), n: self.half() },
-            _ => ToParent::Returned { kind: self.kind(), n: self.half() },
+            15 => ToParent::Returned { kind: self.kind(), n: self.half() },
+            16 => ToParent::Spans { placed: self.list(Self::placed) },
+            _ => ToParent::Released { offsets: self.list(Self::word) },
         }
     }
 

@@ -96,6 +96,12 @@ impl Flow {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether an item could be sent now.
+    fn has_credit(&self) -> bool {
+        let state = self.lock();
+        state.stage == Stage::Open && state.credit > 0
+    }
+
     /// Notes whether the task is being polled.
     pub(super) fn polled(&self, polled: bool) {
         self.lock().polled = polled;
@@ -197,6 +203,11 @@ impl Outlet for Flow {
         // Cloned and dropped without the locks: both may be anybody's code.
         let mut waker = waker.cloned();
         let mut reader = None;
+        // A copy takes its time: it is made before, if it seems that there is credit.
+        let copied = match item {
+            Encoded::Large(payload) if self.has_credit() => Some(self.shared.depot.depart(payload)),
+            _ => None,
+        };
         let put = {
             let mut io = self.shared.lock();
             let mut state = self.lock();
@@ -211,7 +222,7 @@ impl Outlet for Flow {
                 Ok(false)
             } else {
                 let frame = ToParent::Item { task: self.task, attempt: self.attempt };
-                io.say_item(&frame, item).map(|()| {
+                io.say_item(&frame, item, copied).map(|()| {
                     state.credit -= i64::from(cost(item.len()));
                     reader = self.gather(&mut io, &mut state);
                     true

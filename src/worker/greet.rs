@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use nix::errno::Errno;
@@ -10,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio_util::codec::Decoder;
 
 use super::leave;
+use crate::arena::Arena;
 use crate::sys::memory::Page;
 use crate::sys::{buffer, socket};
 use crate::wire::codec::{Codec, Violation, excerpt};
@@ -27,6 +29,8 @@ const LEAST_LIMIT: u32 = 4 << 10;
 pub(super) struct Greeting {
     pub(super) hello: Hello,
     pub(super) page: Option<Page>,
+    /// The memory for bulk, if the parent shares some.
+    pub(super) arena: Option<Arc<Arena>>,
     /// What was read behind `Hello`.
     pub(super) rest: BytesMut,
 }
@@ -71,12 +75,14 @@ impl From<Violation> for Refusal {
 /// [`Refusal`], which says what came instead.
 pub(super) fn receive(input: BorrowedFd<'_>, parent: Option<BorrowedFd<'_>>) -> Result<Greeting, Refusal> {
     let memory = magic(input, parent)?;
-    let page = match memory.map(Page::map).transpose() {
+    let page = match memory.as_ref().map(Page::map).transpose() {
         Ok(page) => page,
         Err(error) => {
             return Err(Refusal::Misunderstood(format!("the shared page can't be mapped ({error})")));
         }
     };
+    // Without it bulk goes through the link. The parent is told.
+    let arena = memory.and_then(|memory| Arena::worker(memory).ok()).map(Arc::new);
     let (mut codec, mut rest) = (Codec::<ToWorker>::new(LIMIT), BytesMut::new());
     loop {
         if let Some(version) = version(&rest).filter(|version| *version != VERSION) {
@@ -88,7 +94,7 @@ pub(super) fn receive(input: BorrowedFd<'_>, parent: Option<BorrowedFd<'_>>) -> 
                 let limit = hello.limits.message;
                 return Err(Refusal::Misunderstood(format!("a message limit of {limit} bytes is too small")));
             }
-            Some(ToWorker::Hello(hello)) => return Ok(Greeting { hello, page, rest }),
+            Some(ToWorker::Hello(hello)) => return Ok(Greeting { hello, page, arena, rest }),
             Some(frame) => {
                 return Err(Refusal::Misunderstood(format!(
                     "the parent began with {frame:?} instead of a greeting"

@@ -97,11 +97,11 @@ fn serve(started: Started, worker: Worker, parent: Option<u32>) -> io::Result<()
 
 /// Makes what the worker's two threads share.
 pub(super) fn share(ends: stdio::Ends, greeting: Greeting, way: Way) -> io::Result<(Arc<Shared>, Hello)> {
-    let Greeting { hello, page, rest } = greeting;
+    let Greeting { hello, page, arena, rest } = greeting;
     turn::note_panics();
     ends.unblock()?;
     let limits = Limits { slots: hello.limits.slots.clamp(1, SLOTS_LIMIT), ..hello.limits };
-    Ok((Arc::new(Shared::new(ends, page, limits, rest, way)?), hello))
+    Ok((Arc::new(Shared::new(ends, page, arena, limits, rest, way)?), hello))
 }
 
 /// Everything from `Ready` to `Bye`.
@@ -151,6 +151,7 @@ fn greet_back(shared: &Shared, table: &Table, hello: &Hello) {
             slots: shared.slots.len() as u32,
             tasks: table.kinds(),
             build: build(),
+            bulk: shared.depot.is_shared(),
         }));
         shared.flush(&mut io);
         shared.parse(&mut io)

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use tokio_util::codec::Decoder;
 
+use super::depot::Depot;
 use super::effects::Effects;
 use super::leave::{self, Way};
 use super::outbox::Outbox;
@@ -18,8 +19,10 @@ use super::pulse::Pulse;
 use super::queue::{Queue, Queued};
 use super::running::Running;
 use super::stdio::Ends;
+use crate::arena::Arena;
 use crate::context::Slot;
 use crate::id::TaskId;
+use crate::link::bulk::{Arrival, malformed};
 use crate::sys::buffer;
 use crate::sys::memory::Page;
 use crate::uplink::{News, Uplink};
@@ -45,6 +48,7 @@ pub(super) struct Shared {
     main: ThreadId,
     /// What tasks' own pools hear the parent by.
     pub(super) uplink: OnceLock<Weak<Uplink>>,
+    pub(super) depot: Depot,
     io: Mutex<Io>,
 }
 
@@ -52,6 +56,9 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Io {
     pub(super) codec: Codec<ToWorker>,
+    pub(super) depot: Depot,
+    /// Parts of the next frame's body.
+    arriving: Option<Arrival>,
     /// Read and not yet understood: at most one frame and a read's worth.
     unparsed: BytesMut,
     queue: Queue,
@@ -91,12 +98,16 @@ impl Shared {
     pub(super) fn new(
         ends: Ends,
         page: Option<Page>,
+        arena: Option<Arc<Arena>>,
         limits: Limits,
         unparsed: BytesMut,
         way: Way,
     ) -> nix::Result<Self> {
         let slots: Box<[_]> = (0..limits.slots).map(|_| Arc::default()).collect();
+        let depot = Depot::new(arena, limits.message);
         let io = Io {
+            depot: depot.clone(),
+            arriving: None,
             codec: Codec::new(limits.message),
             unparsed,
             queue: Queue::default(),
@@ -108,7 +119,7 @@ impl Shared {
             way,
         };
         let (pulse, main) = (Pulse::new()?, thread::current().id());
-        Ok(Self { ends, pulse, slots, main, uplink: OnceLock::new(), io: Mutex::new(io) })
+        Ok(Self { ends, pulse, slots, main, depot, uplink: OnceLock::new(), io: Mutex::new(io) })
     }
 
     /// Whether this is the thread on which tasks run.
@@ -155,12 +166,14 @@ impl Shared {
         body: &mut Gather,
         flush: impl FnOnce(usize, Option<u32>) -> bool,
     ) {
+        // Copying takes its time.
+        let bulk = body.small().is_none().then(|| self.depot.depart(&body.take()));
         let token = {
             let mut io = self.claim();
             io.running.end(slot);
-            match body.small() {
-                Some(body) => io.say_with(answer, body),
-                None => io.say_bulk(answer, body.take()),
+            match (bulk, body.small()) {
+                (Some(bulk), _) => io.say_bulk(answer, bulk),
+                (None, body) => io.say_with(answer, body.unwrap_or_default()),
             }
             if flush(io.out.len(), io.queue.first().map(|queued| queued.index)) {
                 self.flush(&mut io);
@@ -256,6 +269,9 @@ impl Shared {
 
     /// Writes until all is written or the parent has to read first.
     pub(super) fn flush(&self, io: &mut Io) {
+        while let Some(released) = self.depot.release() {
+            io.say(released);
+        }
         match io.out.write(&self.ends.output) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -341,8 +357,16 @@ impl Io {
         if self.has_left() {
             return Ok(());
         }
+        if self.arriving.is_some() && !matches!(frame, ToWorker::Run(_)) {
+            return Err(malformed("bulk for a frame that is no task"));
+        }
         match frame {
-            ToWorker::Run(run) => self.queue.add(run, body),
+            ToWorker::Run(run) => {
+                let input = self.depot.complete(self.arriving.take(), body)?;
+                self.queue.add(run, input);
+            }
+            ToWorker::Spans { placed } => self.arriving = Some(self.depot.expect(&placed)?),
+            ToWorker::Released { offsets } => self.depot.free(&offsets)?,
             ToWorker::Batch(batch) => self.queue.add_batch(batch, body)?,
             ToWorker::Recall { tasks } => self.recall(tasks),
             ToWorker::Cancel { task, grace_ms } => self.cancel(task, grace_ms, slots, effects),

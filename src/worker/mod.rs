@@ -13,6 +13,7 @@
 mod beside;
 mod board;
 mod crowd;
+mod depot;
 mod effects;
 mod flow;
 mod greet;

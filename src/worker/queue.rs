@@ -47,12 +47,12 @@ impl Queue {
         self.tasks.clear();
     }
 
-    pub(super) fn add(&mut self, run: Run, input: Bytes) {
+    pub(super) fn add(&mut self, run: Run, input: Payload) {
         let left = run.remaining_us.map(Duration::from_micros);
         let deadline = left.and_then(|left| Instant::now().checked_add(left));
         let Run { task, attempt, index, .. } = run;
         self.received += 1;
-        let (input, position) = (input.into(), self.received);
+        let position = self.received;
         self.tasks.push_back(Queued { task, attempt, index, deadline, input, position });
     }
 

@@ -65,7 +65,10 @@ impl Reader {
                 continue;
             }
             match self.input.poll_read_ready(cx) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.shared.depot.await_drops(cx.waker());
+                    return Poll::Pending;
+                }
                 Poll::Ready(Err(error)) => {
                     self.failed(&error);
                     // The end that is asked for next time.

@@ -3,6 +3,7 @@
 use super::io::{Io, Stage};
 use super::leave;
 use crate::emit::Encoded;
+use crate::link::bulk::Departure;
 use crate::wire::codec::Unsendable;
 use crate::wire::frame::{ToParent, Verdict};
 use crate::wire::payload::Payload;
@@ -33,24 +34,45 @@ impl Io {
         }
     }
 
-    /// The same for a large body, which is not copied.
-    pub(super) fn say_bulk(&mut self, frame: &ToParent, body: Payload) {
-        if !self.has_left() {
+    /// The same for a large body, which is not copied any more.
+    pub(super) fn say_bulk(&mut self, frame: &ToParent, body: Departure) {
+        let body = self.place(body);
+        if let Some(body) = body.small() {
+            self.say_with(frame, body);
+        } else if !self.has_left() {
             let added = self.out.add_bulk(&self.codec, frame, body);
             self.said(frame, added);
         }
     }
 
-    /// Adds an item. One that cannot be sent is none.
+    /// Adds an item, of which parts may have been copied. One that cannot be sent is none.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub(super) fn say_item(&mut self, frame: &ToParent, item: Encoded<'_>) -> Result<(), Unsendable> {
-        match item {
-            Encoded::Small(bytes) => self.out.add(&self.codec, frame, bytes),
-            Encoded::Large(payload) => self.out.add_bulk(&self.codec, frame, payload.clone()),
+    pub(super) fn say_item(
+        &mut self,
+        frame: &ToParent,
+        item: Encoded<'_>,
+        copied: Option<Departure>,
+    ) -> Result<(), Unsendable> {
+        match (item, copied) {
+            (Encoded::Small(bytes), _) => self.out.add(&self.codec, frame, bytes),
+            (Encoded::Large(payload), None) => self.out.add_bulk(&self.codec, frame, payload.clone()),
+            (Encoded::Large(_), Some(copied)) => {
+                let rest = self.place(copied);
+                self.out.add_bulk(&self.codec, frame, rest)
+            }
         }
+    }
+
+    /// Says where that lies which was copied. The rest has to follow.
+    fn place(&mut self, body: Departure) -> Payload {
+        let (placed, rest) = body.end();
+        if !placed.is_empty() {
+            self.say(ToParent::Spans { placed });
+        }
+        rest
     }
 
     fn said(&mut self, frame: &ToParent, added: Result<(), Unsendable>) {

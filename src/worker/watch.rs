@@ -25,6 +25,7 @@ use nix::unistd::getppid;
 use super::io::Shared;
 use super::leave;
 use super::pulse::asleep;
+use crate::arena;
 use crate::sys::{pidfd, process, signal};
 use crate::wire::frame::Ancestor;
 
@@ -129,8 +130,9 @@ struct Watcher {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// The main thread is idle: nothing but a bell or a death wakes the watcher.
-    Asleep,
+    /// The main thread is idle: nothing but a bell or a death wakes the watcher, and this, when there is memory to be given
+    /// back then.
+    Asleep { trim: Option<Instant> },
     /// The main thread is active, and was at this epoch at the last tick, which did not change since then.
     Ticking { epoch: u64, since: Instant },
     /// The main thread is stuck. `full`: the parent has to read before more can be written. `stream`: there may be more to
@@ -163,6 +165,11 @@ impl Watcher {
                 _ if ready.bell => self.answer(),
                 State::Ticking { epoch, since } => self.tick(epoch, since),
                 State::StandIn { stream, .. } if ready.link || stream => self.stand_in(),
+                State::Asleep { trim: Some(at) } if at <= Instant::now() => {
+                    // Bulk is over for now.
+                    self.shared.depot.trim();
+                    State::Asleep { trim: None }
+                }
                 state => state,
             };
         }
@@ -195,6 +202,10 @@ impl Watcher {
         let timeout = match self.state {
             State::Ticking { .. } | State::StandIn { stream: true, .. } => PollTimeout::from(TICK),
             _ if self.lives.parent.is_some() => PollTimeout::from(LOOK),
+            State::Asleep { trim: Some(at) } => {
+                let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
             _ => PollTimeout::NONE,
         };
         match poll(&mut fds, timeout) {
@@ -238,7 +249,8 @@ impl Watcher {
             return self.stand_in();
         }
         if since.elapsed() >= IDLE && pulse.doze(epoch) {
-            return State::Asleep;
+            let slack = self.shared.depot.is_slack();
+            return State::Asleep { trim: slack.then(|| Instant::now() + arena::IDLE) };
         }
         State::Ticking { epoch, since }
     }

@@ -83,7 +83,7 @@ pub(crate) struct Parent {
 /// A worker that was started and has been sent the magic.
 pub(crate) fn spawn(entry: &str) -> (Child, UnixStream, Page) {
     let (ours, theirs) = socket::pair().unwrap();
-    let memory = memory::create().unwrap();
+    let memory = memory::create(0).unwrap();
     socket::send_with(ours.as_fd(), &TO_WORKER_MAGIC, memory.as_fd()).unwrap();
     let page = Page::map(&memory).unwrap();
     let name = arg0::format(std::process::id(), 7);

@@ -34,21 +34,56 @@ impl Effects {
         self.wake();
     }
 
-    /// Does it, on the watcher, which must neither die of a panicking waker nor wait for a subscriber's lock.
+    /// Does it, on the watcher, which must not wait for a subscriber's lock.
     pub(super) fn perform_on_behalf(self) {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.wake())) {
-            std::mem::forget(payload);
-        }
+        self.wake();
     }
 
     fn wake(self) {
         if let Some(reader) = self.reader {
-            reader.wake();
+            surely(|| reader.wake());
         }
-        self.wakers.into_iter().for_each(Waker::wake);
-        self.tokens.into_iter().for_each(|token| token.cancel());
+        self.wakers.into_iter().for_each(|waker| surely(|| waker.wake()));
+        self.tokens.into_iter().for_each(|token| surely(|| token.cancel()));
         for news in self.news_below {
-            self.uplink.iter().for_each(|uplink| uplink.hear(news));
+            self.uplink.iter().for_each(|uplink| surely(|| uplink.hear(news)));
         }
+    }
+}
+
+/// Wakes somebody. One whose waker panics keeps the news from nobody else, and ends neither the watcher nor the worker.
+fn surely(wake: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(wake)) {
+        // Its drop may panic again.
+        std::mem::forget(payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    /// Panics when it is woken for the first time.
+    #[derive(Default)]
+    struct Shy(AtomicU32);
+
+    impl Wake for Shy {
+        fn wake(self: Arc<Self>) {
+            let before = self.0.fetch_add(1, Ordering::SeqCst);
+            assert!(before > 0, "woken");
+        }
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_the_news_from_nobody_else() {
+        let (shy, token) = (Arc::<Shy>::default(), CancellationToken::new());
+        let wakers = vec![Arc::clone(&shy).into(), Arc::clone(&shy).into()];
+        let tokens = vec![token.clone()];
+        Effects { wakers, tokens, ..Effects::default() }.perform();
+        assert_eq!(shy.0.load(Ordering::SeqCst), 2);
+        assert!(token.is_cancelled());
     }
 }

@@ -25,38 +25,37 @@ pub(crate) fn reset() -> io::Result<()> {
 
 /// Gives an ignored signal its default effect. Numbers that have none (SIGKILL, the C library's own) are passed over.
 fn heed(number: i32) {
-    // SAFETY: all-zero bytes are a valid sigaction: the default effect, an empty mask, no flags.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let mut action = DEFAULT;
     // SAFETY: a null new action only asks; the pointer is to a live value of the type that is filled in.
     let known = unsafe { libc::sigaction(number, std::ptr::null(), &raw mut action) } == 0;
     if known && action.sa_sigaction == libc::SIG_IGN {
-        // SAFETY: as above.
-        let default: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: sets the default effect, which runs no code of ours.
-        unsafe { libc::sigaction(number, &raw const default, std::ptr::null_mut()) };
+        set_default(number);
     }
+}
+
+/// A signal's default effect, an empty mask, no flags.
+// SAFETY: all-zero bytes are a valid sigaction, and mean that.
+const DEFAULT: libc::sigaction = unsafe { std::mem::zeroed() };
+
+fn set_default(number: i32) {
+    let action = DEFAULT;
+    // SAFETY: sets the default effect, which runs no code of ours.
+    unsafe { libc::sigaction(number, &raw const action, std::ptr::null_mut()) };
 }
 
 /// Ends this process by a signal's default effect, or as a shell would report it if the signal has no such effect.
 pub(crate) fn die_of(number: i32) -> ! {
-    // SAFETY: all-zero bytes are a valid sigaction: the default effect, an empty mask, no flags.
-    let default: libc::sigaction = unsafe { std::mem::zeroed() };
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-    // SAFETY: sets the default effect, which runs no code of ours, and sends a signal to ourselves; neither touches memory.
-    unsafe {
-        libc::sigaction(number, &raw const default, std::ptr::null_mut());
-        libc::raise(number);
-    }
+    set_default(number);
+    // SAFETY: sends a signal to ourselves, which touches no memory.
+    unsafe { libc::raise(number) };
     exit_now(128 + number)
 }
 
 /// Has a write to nobody end this process, as in a program whose `main` wants that. Only tests do.
 #[cfg(test)]
 pub(crate) fn heed_broken_pipes() {
-    // SAFETY: all-zero bytes are a valid sigaction: the default effect, an empty mask, no flags.
-    let default: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: sets the default effect, which runs no code of ours.
-    unsafe { libc::sigaction(libc::SIGPIPE, &raw const default, std::ptr::null_mut()) };
+    set_default(libc::SIGPIPE);
 }
 
 /// Runs `start` with every signal blocked, so that a thread that it starts never takes one.

@@ -1,6 +1,8 @@
 //! How the outcome of a task becomes the answer of its call, with what the driver holds in its hand. What the outcome is was
 //! decided by the scheduler.
 
+use std::borrow::Cow;
+
 use super::report::{self, About};
 use super::state::{Hand, State};
 use crate::error::{Error, ErrorKind};
@@ -65,8 +67,7 @@ impl State {
 
     /// What errors say about a task.
     fn about(&self, task: TaskId, worker: Option<WorkerId>, attempts: u32) -> About {
-        let kind = self.calls.kind(task).and_then(|kind| self.table.as_ref()?.get(kind as usize));
-        let name = kind.map(|kind| kind.name.clone());
+        let name = self.name(task).map(Cow::Borrowed);
         let pid = worker.and_then(|worker| self.port(worker)?.pid());
         About { task, name, worker, pid, attempts, stream: self.calls.is_stream(task), ran: None }
     }

@@ -9,7 +9,7 @@ use super::state::State;
 use super::{Driver, Life};
 use crate::error::Error;
 use crate::event::{Event, Health, Stats, Status, Summary};
-use crate::id::WorkerId;
+use crate::id::{TaskId, WorkerId};
 use crate::sched::{End, Input, Notice, Readiness, Strength, Tally};
 use crate::sys::process::resident;
 use crate::uplink::News;
@@ -21,7 +21,7 @@ impl State {
         for worker in &mut stats.workers {
             worker.pid = self.pid(worker.id);
             for task in &mut worker.tasks {
-                task.name = self.calls.kind(task.id).and_then(|kind| self.name(kind)).unwrap_or_default();
+                task.name = self.name(task.id).unwrap_or_default();
             }
         }
         stats
@@ -116,8 +116,9 @@ impl State {
         if self.path.is_empty() { error } else { error.with(|report| report.path.clone_from(&self.path)) }
     }
 
-    /// The name of the type at that position, if one was used.
-    fn name(&self, kind: u32) -> Option<&'static str> {
+    /// The name of a task's type.
+    pub(super) fn name(&self, task: TaskId) -> Option<&'static str> {
+        let kind = self.calls.kind(task)?;
         self.kinds.values().find(|(known, _)| *known == kind).map(|(_, name)| *name)
     }
 

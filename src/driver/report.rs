@@ -183,11 +183,7 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
             about.error(kind, "its worker stopped answering and was killed")
         }
         ErrorKind::Unresponsive => about.error(kind, "its worker was killed, did not end, and was given up"),
-        ErrorKind::Protocol => {
-            let fault = death.and_then(|death| death.fault.as_deref());
-            let fault = fault.unwrap_or("it answered for a task that it does not hold");
-            about.error(kind, format!("its worker broke the protocol and was killed: {fault}"))
-        }
+        ErrorKind::Protocol => about.error(kind, format!("its worker {}", broke(death))),
         _ => about.error(kind, "it failed"),
     };
     let Some(death) = death else { return error };
@@ -198,9 +194,9 @@ pub(super) fn failed(kind: ErrorKind, about: About, death: Option<&Death>, start
         }
         if kind == ErrorKind::Crashed
             && report.hint.is_none()
-            && let Some(line) = last_line(&death.stderr)
+            && let Some(words) = last_words(death)
         {
-            report.advice = Some(format!("its last words: {line}").into());
+            report.advice = Some(words.into());
         }
     })
 }
@@ -243,11 +239,7 @@ pub(super) fn departed(kind: ErrorKind, worker: WorkerId, pid: Option<u32>, deat
         ErrorKind::Collateral => "a worker was killed because a task on it did not stop".into(),
         ErrorKind::Unresponsive if exit.is_some() => "a worker stopped answering and was killed".into(),
         ErrorKind::Unresponsive => "a worker was killed, did not end, and was given up".into(),
-        ErrorKind::Protocol => {
-            let fault = death.and_then(|death| death.fault.as_deref());
-            let fault = fault.unwrap_or("it answered for a task that it does not hold");
-            format!("a worker broke the protocol and was killed: {fault}").into()
-        }
+        ErrorKind::Protocol => format!("a worker {}", broke(death)).into(),
         _ if ours => "a worker closed its link and was killed".into(),
         _ => exit.map_or_else(|| "a worker was lost".into(), |exit| format!("a worker {exit}").into()),
     };
@@ -256,8 +248,7 @@ pub(super) fn departed(kind: ErrorKind, worker: WorkerId, pid: Option<u32>, deat
         (report.worker, report.pid, report.exit) = (Some(worker), pid, exit);
         let Some(death) = death else { return };
         death.tell(report);
-        let words = last_line(&death.stderr).filter(|_| report.hint.is_none());
-        report.advice = words.map(|line| format!("its last words: {line}").into());
+        report.advice = last_words(death).filter(|_| report.hint.is_none()).map(Cow::from);
     })
 }
 
@@ -276,7 +267,7 @@ pub(super) fn not_started(worker: WorkerId, death: &Death) -> Error {
     Error::new(ErrorKind::Launch, message).with(|report| {
         report.worker = Some(worker);
         death.tell(report);
-        let words = last_line(&death.stderr).map(|line| format!("its last words: {line}"));
+        let words = last_words(death);
         report.advice = match (&death.stray, words) {
             (_, words) if matches!(death.overdue, Some(Overdue::States(_))) => {
                 let advice = "raise PoolBuilder::init_timeout, or look where Worker::state hangs";
@@ -385,6 +376,18 @@ pub(super) fn token_cancelled() -> Error {
 
 pub(super) fn too_many() -> Error {
     Error::new(ErrorKind::LimitExceeded, "the pool's tables are full")
+}
+
+/// What a worker did that is no worker's to do.
+fn broke(death: Option<&Death>) -> String {
+    let fault = death.and_then(|death| death.fault.as_deref());
+    let fault = fault.unwrap_or("it answered for a task that it does not hold");
+    format!("broke the protocol and was killed: {fault}")
+}
+
+/// The advice of those who have none of their own.
+fn last_words(death: &Death) -> Option<String> {
+    last_line(&death.stderr).map(|line| format!("its last words: {line}"))
 }
 
 /// The last line that says something, shortened. Of a panic that is its message, and not the trace that follows it.

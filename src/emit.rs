@@ -12,11 +12,9 @@ use futures::Sink;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::wire::KEPT;
 use crate::wire::codec::Unsendable;
 use crate::wire::payload::{Gather, Payload};
-
-/// The largest buffer that a thread keeps for encoding.
-const KEPT: usize = 1 << 20;
 
 thread_local! {
     /// Where items are encoded. Not under anybody's lock: encoding is user code.

@@ -16,13 +16,11 @@ use self::bulk::{Arrival, Departure, SLICE, malformed};
 pub(crate) use self::socket::{Socket, Stream};
 use crate::arena::Arena;
 use crate::blob::LARGE;
+use crate::wire::KEPT;
 use crate::wire::chain::Chain;
 use crate::wire::codec::{Codec, Message, Unsendable, Violation, excerpt, take_magic};
 use crate::wire::frame::{Shape, ToParent, ToWorker};
 use crate::wire::payload::Payload;
-
-/// The largest buffer that is kept for what comes next; what one large message took is let go of.
-const KEPT: usize = 1 << 20;
 
 /// The parent's end of a link.
 pub(crate) struct Link<S> {
@@ -245,7 +243,10 @@ impl<S: Stream> Link<S> {
                 }
             };
             match ready!(written) {
-                Ok(n) => self.outbox.advance(n, KEPT),
+                Ok(n) => {
+                    self.outbox.advance(n, KEPT);
+                    drop(self.outbox.take_spent());
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }

@@ -4,7 +4,7 @@ mod support;
 
 use std::future::pending;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ procpool::worker_test!(
         .task::<Pass>()
         .task::<Lie>()
         .stream::<Grow>()
+        .stream::<Part>()
 );
 
 /// Gives back its blobs in reverse order, with a fresh one behind each.
@@ -173,6 +174,42 @@ impl StreamTask for Grow {
     }
 }
 
+/// Gives a blob whose memory gives another when it is let go of, and ends then.
+#[derive(Serialize, Deserialize)]
+struct Part;
+
+struct Parting {
+    bytes: Vec<u8>,
+    out: Emitter<Blob>,
+}
+
+static PARTED: AtomicBool = AtomicBool::new(false);
+
+impl AsRef<[u8]> for Parting {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        self.out.blocking_send(blob(1)).unwrap();
+        PARTED.store(true, Ordering::SeqCst);
+    }
+}
+
+impl StreamTask for Part {
+    const NAME: &'static str = "part";
+    type Item = Blob;
+
+    async fn run(self, _: Context, out: Emitter<Blob>) {
+        PARTED.store(false, Ordering::SeqCst);
+        let parting = Parting { bytes: blob(MIB).to_vec(), out: out.clone() };
+        out.send(Bytes::from_owner(parting).into()).await.unwrap();
+        until(|| PARTED.load(Ordering::SeqCst)).await;
+    }
+}
+
 /// Bytes that look different wherever they are cut.
 fn blob(size: usize) -> Blob {
     let mut bytes = (0..=250).collect::<Vec<u8>>().repeat(size / 251 + 1);
@@ -296,6 +333,20 @@ fn without_shared_memory_and_without_room_in_it_blobs_take_the_other_way() {
             let mixed = join_all(mixes().map(|mix| pool.run(mix))).await;
             for (mix, mixed) in mixes().zip(mixed) {
                 assert!(mixed.unwrap() == mix.mixed(), "{bytes}");
+            }
+        });
+    }
+}
+
+#[test]
+fn memory_of_a_task_is_let_go_of_when_its_worker_can_be_asked() {
+    for bytes in [0, 4 * MIB] {
+        on_a_runtime(|| async {
+            let pool = Pool::builder().workers(1).shared_memory(bytes).build().await.unwrap();
+            for _ in 0..10 {
+                let mut items: Vec<_> = pool.stream(Part).map(Result::unwrap).collect().await;
+                items.sort_by_key(|item| item.len());
+                assert!(items == [blob(1), blob(MIB)]);
             }
         });
     }

@@ -11,8 +11,11 @@ pub(crate) const SLICES: usize = 16;
 /// A queue of bytes, in pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
-    /// Before `last`.
+    /// Before `last`, and how long they are together: asked for more often than there are any.
     pieces: VecDeque<Bytes>,
+    length: usize,
+    /// What was written, until [somebody takes it](Self::take_spent).
+    spent: Vec<Bytes>,
     last: BytesMut,
     /// Whether the buffer has grown beyond what is kept. Its capacity does not tell: what is written leaves it.
     large: bool,
@@ -20,7 +23,7 @@ pub(crate) struct Chain {
 
 impl Chain {
     pub(crate) fn len(&self) -> usize {
-        self.last.len() + self.pieces.iter().map(Bytes::len).sum::<usize>()
+        self.last.len() + self.length
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -35,11 +38,25 @@ impl Chain {
     /// Appends bulk without copying it.
     pub(crate) fn push(&mut self, bytes: Bytes) {
         if !self.last.is_empty() {
+            self.length += self.last.len();
             self.pieces.push_back(self.last.split().freeze());
         }
         if !bytes.is_empty() {
+            self.length += bytes.len();
             self.pieces.push_back(bytes);
         }
+    }
+
+    /// What was written of the bulk, to be dropped where no lock is held: its memory may be anybody's, and its drop anybody's
+    /// code.
+    pub(crate) fn take_spent(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.spent)
+    }
+
+    /// Nothing of it is to be written.
+    pub(crate) fn clear(&mut self) {
+        self.spent.extend(self.pieces.drain(..));
+        (self.length, self.large, self.last) = (0, false, BytesMut::new());
     }
 
     /// What is next, if it is one piece: the usual case.
@@ -69,10 +86,12 @@ impl Chain {
         self.large |= self.last.len() > kept;
         while let Some(piece) = self.pieces.front_mut() {
             if n < piece.len() {
+                self.length -= n;
                 return piece.advance(n);
             }
             n -= piece.len();
-            self.pieces.pop_front();
+            self.length -= piece.len();
+            self.spent.extend(self.pieces.pop_front());
         }
         if n < self.last.len() {
             self.last.advance(n);
@@ -112,7 +131,9 @@ mod tests {
                 let portion = &next[..portion.min(next.len())];
                 written.extend_from_slice(portion);
                 chain.advance(portion.len(), 1 << 20);
+                assert_eq!(chain.len(), 15 - written.len());
             }
+            assert!(chain.take_spent().len() >= 3 && chain.take_spent().is_empty());
             assert_eq!(written, b"onetwothreefour");
         }
     }

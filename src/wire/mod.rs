@@ -46,6 +46,10 @@ pub(crate) const SLOTS_LIMIT: u32 = 1 << 16;
 /// decoded, hostile ones take up to some fifty times their length, as lists of empty strings for example.
 pub(crate) const HEADER_LIMIT: u32 = 1 << 20;
 
+/// The largest buffer that is kept for what comes next, by whoever keeps one; what a larger message took is let go of. More
+/// costs memory for every link and task that once had one, less costs making its pages again for each that follows.
+pub(crate) const KEPT: usize = 1 << 20;
+
 /// How many bytes a worker may write before its magic. A test harness writes a line or two, a chatty banner some hundred;
 /// what writes more is not a worker, and we keep all of it for the error.
 pub(crate) const PREAMBLE_LIMIT: usize = 64 << 10;

@@ -23,9 +23,10 @@ use super::board::{Bell, Board};
 use super::io::Next;
 use super::queue::Queued;
 use super::reader::Reader;
-use super::runtime::{BREATH, BRIEF, GATHER, GATHERED, KEPT, LONG, PATIENCE, Scene};
+use super::runtime::{BREATH, BRIEF, GATHER, GATHERED, LONG, PATIENCE, Scene};
 use super::turn::Turn;
 use crate::id::TaskId;
+use crate::wire::KEPT;
 use crate::wire::frame::{ToParent, Verdict};
 use crate::wire::payload::Gather;
 

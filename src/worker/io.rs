@@ -2,6 +2,7 @@
 //! lock. It runs no user code, and nobody may while holding the lock.
 
 use std::io::{self, ErrorKind};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
@@ -128,12 +129,12 @@ impl Shared {
     }
 
     /// The lock, whoever asks. Nothing that runs under it leaves it half-changed by a panic.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Io> {
-        self.io.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Held<'_> {
+        Held { io: self.io.lock().unwrap_or_else(PoisonError::into_inner), spent: Vec::new() }
     }
 
     /// The lock for the main thread, which is reader and writer again by taking it.
-    pub(super) fn claim(&self) -> MutexGuard<'_, Io> {
+    pub(super) fn claim(&self) -> Held<'_> {
         let mut io = self.lock();
         if io.standin {
             io.standin = false;
@@ -218,7 +219,8 @@ impl Shared {
             let effects = self.gone(&mut io);
             io.on_behalf(effects)
         };
-        effects.perform();
+        // It may be the watcher that fails.
+        effects.perform_on_behalf();
     }
 
     /// A thread's link is closed: what runs is to stop, and nothing follows it.
@@ -278,6 +280,33 @@ impl Shared {
             // A thread hears of it when it reads next.
             Err(error) => io.lost(&error),
         }
+    }
+}
+
+/// The link's lock. What was written under it is dropped when it is free again: a blob's memory may be anybody's.
+pub(super) struct Held<'a> {
+    // Dropped in this order.
+    io: MutexGuard<'a, Io>,
+    spent: Vec<Bytes>,
+}
+
+impl Deref for Held<'_> {
+    type Target = Io;
+
+    fn deref(&self) -> &Io {
+        &self.io
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Io {
+        &mut self.io
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.spent = self.io.out.take_spent();
     }
 }
 

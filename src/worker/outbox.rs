@@ -12,13 +12,11 @@ use nix::sys::uio::writev;
 use nix::unistd::write;
 
 use crate::sys::memory::Page;
+use crate::wire::KEPT;
 use crate::wire::chain::Chain;
 use crate::wire::codec::{Codec, Unsendable};
 use crate::wire::frame::{ToParent, ToWorker};
 use crate::wire::payload::Payload;
-
-/// What one large answer took is not kept beyond this.
-const KEPT: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -147,7 +145,12 @@ impl Outbox {
 
     /// Nothing is written any more. What is kept stays where the parent finds it.
     pub(super) fn discard(&mut self) {
-        self.bytes = Chain::default();
+        self.bytes.clear();
+    }
+
+    /// As [`Chain::take_spent`].
+    pub(super) fn take_spent(&mut self) -> Vec<Bytes> {
+        self.bytes.take_spent()
     }
 
     /// Adds bulk as it is.

@@ -32,6 +32,7 @@ use crate::id::WorkerId;
 use crate::state::States;
 use crate::task::Table;
 use crate::uplink::Uplink;
+use crate::wire::KEPT;
 use crate::wire::frame::{Open, ToParent, Verdict};
 use crate::wire::payload::Gather;
 
@@ -55,9 +56,6 @@ pub(super) const BREATH: Duration = Duration::from_millis(1);
 
 /// A type whose last task took longer than this is not begun in front of answers that wait to be written.
 pub(super) const LONG: Duration = Duration::from_millis(1);
-
-/// The largest buffer that is kept for the next output.
-pub(super) const KEPT: usize = 1 << 20;
 
 /// Where a worker is.
 pub(super) struct Place {

@@ -81,7 +81,10 @@ impl Scheduler {
             return;
         }
         let mut later = false;
-        let busy = (slots + 1..=self.ready.top()).rev();
+        // Those below the top have room, so it is little that waits there: one look at them until the alarm is enough, or in
+        // bursts each answer would cost a look at all workers.
+        let lowest = if self.rebalance.is_some() { self.ready.top() } else { slots + 1 };
+        let busy = (lowest..=self.ready.top()).rev();
         let rich = busy.flat_map(|level| self.ready.list(level).iter(&self.seats)).find(|&seat| {
             let Some(worker) = self.worker(seat).filter(|worker| worker.recalls == 0) else { return false };
             if self.recallable(worker).next().is_none() {

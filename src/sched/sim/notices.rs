@@ -101,7 +101,8 @@ impl Model {
                 let takes = self.workers.values().any(Known::is_open);
                 let right = match strength {
                     Strength::Full => opened >= least,
-                    Strength::Weak => short || self.news.strength() == Strength::None && takes,
+                    // Whoever has opened may have been given the last task that it may do at once.
+                    Strength::Weak => short || self.news.strength() == Strength::None && opened > 0,
                     Strength::None => short && self.may_have_given_up() && !takes,
                 };
                 ensure!(right, "{strength:?} is told of {} workers, {opened} opened", self.workers.len());

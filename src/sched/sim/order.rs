@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Model, Record};
+use super::model::{Model, Record, State};
 use super::{Checked, ensure};
+use crate::error::ErrorKind;
 use crate::id::TaskId;
 use crate::sched::Spec;
 
@@ -53,7 +54,13 @@ impl Model {
 
     /// Whether something waits that goes before all of these.
     pub(super) fn goes_before(&self, tasks: &[TaskId]) -> bool {
-        let highest = self.waiting_specs().map(|(_, other)| other.priority).max();
+        // What the input set off comes before what the time does.
+        let late = self.tasks.values().filter(|record| match &record.state {
+            State::Must(kinds) => kinds == &[Some(ErrorKind::TimedOut)],
+            _ => false,
+        });
+        let waiting = self.waiting_specs().map(|(_, other)| other.priority);
+        let highest = waiting.chain(late.map(|record| record.spec.priority)).max();
         let lower = |record: &Record| highest > Some(record.spec.priority);
         tasks.iter().all(|task| self.tasks.get(task).is_some_and(lower))
     }

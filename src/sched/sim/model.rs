@@ -321,8 +321,12 @@ impl Model {
             let State::On(held) = &record.state else { continue };
             record.attempts -= 1;
             match held.stop {
-                Some((kind, _)) if unseen => self.demand(task, &[Some(kind), Some(ErrorKind::Closed)]),
-                Some((kind, _)) => self.demand(task, &[Some(kind)]),
+                Some((kind, _)) => {
+                    let mut kinds = vec![Some(kind)];
+                    kinds.extend(unseen.then_some(Some(ErrorKind::Closed)));
+                    kinds.extend(held.unseen(self.now).map(Some));
+                    self.demand(task, &kinds);
+                }
                 None if shut => self.demand(task, &[Some(ErrorKind::Closed)]),
                 None => self.wait_again(task),
             }

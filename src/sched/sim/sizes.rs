@@ -135,8 +135,11 @@ impl Model {
     /// What waits brings more workers, if there may be more and starting them is no problem.
     fn compare_pressure(&mut self) -> Checked {
         let slots = self.config.slots as usize;
-        let ahead = |known: &Known| known.takes_tasks() && known.held.len() > slots;
-        let waits = !self.waiting.is_empty() || self.workers.values().any(ahead);
+        // What was sent to one in quarantine comes back when that ends, and waits then.
+        let ahead = |(worker, known): (&WorkerId, &Known)| {
+            known.takes_tasks() && known.held.len() > slots && !self.may_be_shut(*worker)
+        };
+        let waits = !self.waiting.is_empty() || self.workers.iter().any(ahead);
         let idle = self.workers.values().any(|known| self.can_take(known) && known.held.len() < slots);
         // The place of one that is replaced is not free before it has gone.
         let stays = |known: &&Known| known.retired.is_none_or(|reason| reason == Leave::Replaced);

@@ -12,15 +12,25 @@
 //! | W1 | one no-op in flight, p50 in us | epoll ping-pong over a socket pair, on two processors |
 //! | W2 | 100 000 no-ops in a window of 1 024, tasks/s | windowed echo of frames over two socket pairs |
 //! | W2j, W2b | the same through `join_all` and `buffer_unordered` | the same |
+//! | W2c | the same through `map` | `multiprocessing.Pool.map` of Python, if there is one |
 //! | W3b, W3i | echo of a `Blob` of 4 KiB to 64 MiB, through shared memory and through the socket, MB/s in and out | bulk echo over a socket pair |
 //! | W3s, W3v | the same as `Vec<u8>`, with serde_bytes and without | the same |
 //! | W4 | pool of 2 and of 8, until every worker has answered, ms | none |
 //! | W5 | 4 tasks, each of which starts a pool of 2 in its worker and runs 100 no-ops there, ms | none |
+//! | W6 | `SIGKILL` of a busy worker: until its caller is told, until its place is filled, ms | none |
 //! | W7 | 1 000 Pareto sleeps over 2 and 8 workers, makespan | the bound max(sum / workers, longest) |
+//! | W7 mix, p95 | 99 no-ops for each 5 ms: makespan; p95 of the no-ops when they trickle in | the bound sum / workers |
+//! | W8 | a waiting task beyond its input and its `Run`, bytes; proportional memory of an idle worker, MiB | none |
 //! | W9 | one task that emits 1 M small items, items/s | windowed echo of frames over one socket pair |
 //! | W9m | 1 GB of items from a fast producer to a slow consumer: how much this process grows | none |
+//! | W10 | cost per task with 2, 256, 1 000 workers; idle wake-ups; 10 M waiting; 100 000 dropped | 2 workers; 10 x 10 000 |
 //! | S | 100 000 short async tasks, 1 000 at once on one worker, tasks/s | the same in a `JoinSet` of one thread |
 
+mod faults;
+mod map;
+mod memory;
+mod mixed;
+mod scale;
 mod slots;
 mod table;
 mod w3;
@@ -135,6 +145,9 @@ fn main() {
     if table.wants("W2") {
         runtime.block_on(w2(&mut table));
     }
+    if table.wants("W2c") {
+        runtime.block_on(map::w2c(&mut table));
+    }
     if table.wants("W3") {
         runtime.block_on(w3::run(&mut table));
     }
@@ -144,8 +157,18 @@ fn main() {
     if table.wants("W5") {
         runtime.block_on(w5(&mut table));
     }
+    if table.wants("W6") {
+        runtime.block_on(faults::w6(&mut table));
+    }
     if table.wants("W7") {
         runtime.block_on(w7(&mut table));
+        runtime.block_on(mixed::mixed(&mut table));
+    }
+    if table.wants("W8") {
+        runtime.block_on(memory::w8(&mut table));
+    }
+    if table.wants("W10") {
+        runtime.block_on(scale::w10(&mut table));
     }
     if table.wants("W9") {
         runtime.block_on(w9(&mut table));
@@ -182,7 +205,8 @@ async fn w1(table: &mut Table) {
         let p50 = times[times.len() / 2].as_secs_f64() * 1e6;
         table.round("W1", "us", p50, raw.p50_us(2000));
     }
-    table.judge("W1", |value, raw| (value / raw, "<= 1.5x", value / raw <= 1.5));
+    table.judge("W1", |value, raw| (value / raw, "<= 1.2x", value / raw <= 1.2));
+    table.stretch("W1", "1.0x");
 }
 
 async fn w2(table: &mut Table) {
@@ -211,9 +235,12 @@ async fn w2(table: &mut Table) {
             table.round("W2b", "tasks/s", buffered, frames);
         }
     }
-    table.judge("W2", |value, raw| (value / raw, ">= 1.5 M/s", value >= 1.5e6));
-    table.judge("W2j", |value, raw| (value / raw, ">= 0.8 M/s", value >= 0.8e6));
-    table.judge("W2b", |value, raw| (value / raw, ">= 0.8 M/s", value >= 0.8e6));
+    table.judge("W2", |value, raw| (value / raw, ">= 2 M/s", value >= 2e6));
+    table.stretch("W2", "3.6 M/s");
+    table.judge("W2j", |value, raw| (value / raw, ">= 1.2 M/s", value >= 1.2e6));
+    table.judge("W2b", |value, raw| (value / raw, ">= 1.2 M/s", value >= 1.2e6));
+    table.stretch("W2j", "2.5 M/s");
+    table.stretch("W2b", "2.5 M/s");
 }
 
 /// Submits one by one and awaits the oldest when the window is full.
@@ -251,6 +278,7 @@ async fn w4(table: &mut Table) {
         table.judge(name, |value, _| {
             (f64::NAN, if workers == 2 { "<= 2.5 ms" } else { "<= 9 ms" }, value <= limit)
         });
+        table.stretch(name, if workers == 2 { "1.3 ms" } else { "4.7 ms" });
     }
 }
 
@@ -266,10 +294,11 @@ async fn w5(table: &mut Table) {
         pool.abort().await;
     }
     table.judge("W5", |value, _| (f64::NAN, "<= 12 ms", value <= 12.0));
+    table.stretch("W5", "6 ms");
 }
 
 async fn w7(table: &mut Table) {
-    for (name, workers, target) in [("W7 x2", 2, 1.08), ("W7 x8", 8, 1.20)] {
+    for (name, workers, target) in [("W7 x2", 2, 1.06), ("W7 x8", 8, 1.20)] {
         let naps = yardstick::pareto_us(1000);
         let longest = naps.iter().copied().max().unwrap_or(0) as f64 / 1e6;
         let bound = (naps.iter().sum::<u64>() as f64 / 1e6 / workers as f64).max(longest);
@@ -278,7 +307,7 @@ async fn w7(table: &mut Table) {
         join_all(naps.into_iter().map(|us| pool.run(Nap(us)))).await;
         table.round(name, "s", start.elapsed().as_secs_f64(), bound);
         table.judge(name, |value, bound| {
-            let shown = if workers == 2 { "<= 1.08x" } else { "<= 1.20x" };
+            let shown = if workers == 2 { "<= 1.06x" } else { "<= 1.20x" };
             (value / bound, shown, value / bound <= target)
         });
     }
@@ -302,7 +331,7 @@ async fn w9(table: &mut Table) {
             table.round("W9", "items/s", streamed, frames);
         }
     }
-    table.judge("W9", |value, raw| (value / raw, ">= 1 M/s", value >= 1e6));
+    table.judge("W9", |value, raw| (value / raw, ">= 3 M/s", value >= 3e6));
     for _ in 0..3 {
         let before = yardstick::resident_mib();
         let (mut items, mut read, mut most) = (pool.stream(Pour(ITEMS, 1 << 10)), 0, before);

@@ -16,6 +16,8 @@ struct Row {
     yardsticks: Vec<f64>,
     ratio: f64,
     target: &'static str,
+    /// What to reach for beyond the target.
+    stretch: &'static str,
     ok: bool,
 }
 
@@ -47,7 +49,8 @@ impl Table {
             Some(at) => &mut self.rows[at],
             None => {
                 let (values, yardsticks) = (Vec::new(), Vec::new());
-                self.rows.push(Row { work, unit, values, yardsticks, ratio: f64::NAN, target: "", ok: true });
+                let (ratio, target, stretch, ok) = (f64::NAN, "", "", true);
+                self.rows.push(Row { work, unit, values, yardsticks, ratio, target, stretch, ok });
                 self.rows.last_mut().expect("just pushed")
             }
         };
@@ -62,9 +65,19 @@ impl Table {
         println!("{}", row.line());
     }
 
+    /// Notes what would be better than the target.
+    pub(crate) fn stretch(&mut self, work: &str, stretch: &'static str) {
+        if let Some(row) = self.rows.iter_mut().find(|row| row.work == work) {
+            row.stretch = stretch;
+        }
+    }
+
     /// Prints everything once more, and the JSON lines.
     pub(crate) fn finish(mut self) {
-        println!("\n{:8} {:>34} {:>14} {:>7}  target", "work", "median [min..max]", "yardstick", "ratio");
+        println!(
+            "\n{:8} {:>34} {:>14} {:>7}  target (stretch)",
+            "work", "median [min..max]", "yardstick", "ratio"
+        );
         for row in &self.rows {
             println!("{}", row.line());
             if let Some(json) = &mut self.json {
@@ -80,7 +93,9 @@ impl Row {
         let value = format!("{} {} [{}..{}]", short(median(&self.values)), self.unit, short(min), short(max));
         let ok = if self.ok { "" } else { "  MISSED" };
         let yardstick = short(median(&self.yardsticks));
-        format!("{:8} {value:>34} {yardstick:>14} {:>7}  {}{ok}", self.work, short(self.ratio), self.target)
+        let stretch = if self.stretch.is_empty() { String::new() } else { format!(" ({})", self.stretch) };
+        let ratio = short(self.ratio);
+        format!("{:8} {value:>34} {yardstick:>14} {ratio:>7}  {}{stretch}{ok}", self.work, self.target)
     }
 
     fn json(&self) -> String {

@@ -18,7 +18,7 @@ use crate::arena::Arena;
 use crate::blob::LARGE;
 use crate::wire::KEPT;
 use crate::wire::chain::Chain;
-use crate::wire::codec::{Codec, Message, Unsendable, Violation, excerpt, take_magic};
+use crate::wire::codec::{Codec, Message, Violation, excerpt, take_magic};
 use crate::wire::frame::{Shape, ToParent, ToWorker};
 use crate::wire::payload::Payload;
 
@@ -375,21 +375,13 @@ impl<S: Stream> Link<S> {
 }
 
 impl Outbox {
-    /// Adds a frame.
-    ///
-    /// # Errors
-    ///
-    /// As [`Codec::encode_with`]; nothing is added then.
-    pub(crate) fn add(
-        &mut self,
-        codec: &Codec<ToParent>,
-        frame: &ToWorker,
-        body: &[u8],
-    ) -> Result<(), Unsendable> {
-        codec.encode_with(frame, &mut self.bytes, |bytes| {
+    /// Adds a frame, whose size was looked at where the body was encoded.
+    pub(crate) fn add(&mut self, codec: &Codec<ToParent>, frame: &ToWorker, body: &[u8]) {
+        let sent = codec.encode_with(frame, &mut self.bytes, |bytes| {
             bytes.extend_from_slice(body);
             Ok(())
-        })
+        });
+        debug_assert!(sent.is_ok(), "{sent:?}");
     }
 
     /// Adds a frame with a large body, which is neither copied nor encoded yet.

@@ -87,9 +87,9 @@ impl Calls {
     }
 
     /// The kind and input of a call that has not been answered.
-    pub(super) fn input(&self, task: TaskId) -> Option<(u32, Payload)> {
+    pub(super) fn input(&self, task: TaskId) -> Option<(u32, &Payload)> {
         match self.get(task) {
-            Some(Call { kind, phase: Phase::Waiting { input, .. }, .. }) => Some((*kind, input.clone())),
+            Some(Call { kind, phase: Phase::Waiting { input, .. }, .. }) => Some((*kind, input)),
             Some(Call { kind, phase: Phase::Streaming(stream), .. }) => Some((*kind, stream.input()?)),
             _ => None,
         }

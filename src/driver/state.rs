@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) table: Option<Vec<TaskType>>,
     /// Positions in the table of the types that were used.
     pub(super) kinds: HashMap<TypeId, (u32, &'static str)>,
+    /// The one that was looked for last.
+    pub(super) latest: Option<(TypeId, u32)>,
     /// The workers above, if this is a pool inside one, and how to ask the pool that has this one.
     pub(super) path: Vec<WorkerId>,
     line: Option<Arc<Line>>,
@@ -104,6 +106,7 @@ impl State {
             line,
             speaker: None,
             kinds: HashMap::new(),
+            latest: None,
             start_error: None,
             alarm: Alarm::new()?,
             clock: None,
@@ -194,7 +197,7 @@ impl State {
     }
 
     pub(super) fn port_mut(&mut self, worker: WorkerId) -> Option<&mut Port> {
-        self.ports.get_mut(worker.slot())?.as_mut().filter(|port| port.worker == worker)
+        find(&mut self.ports, worker)
     }
 
     /// The worker's process runs.
@@ -330,17 +333,9 @@ impl State {
 
     /// Puts a frame into a worker's outbox and sees to it that its link's task looks there.
     pub(super) fn send(&mut self, worker: WorkerId, frame: &ToWorker) {
-        self.send_with(worker, frame, &[]);
-    }
-
-    fn send_with(&mut self, worker: WorkerId, frame: &ToWorker, body: &[u8]) {
-        let codec = self.codec.clone();
-        let Some(port) = self.port_mut(worker) else { return };
-        let sent = port.outbox.add(&codec, frame, body);
-        // Sizes are checked where inputs are encoded.
-        debug_assert!(sent.is_ok(), "{sent:?}");
-        let waker = port.call();
-        self.woken.extend(waker);
+        let Some(port) = find(&mut self.ports, worker) else { return };
+        port.outbox.add(&self.codec, frame, &[]);
+        self.woken.extend(port.call());
     }
 
     fn perform(&mut self, action: Action, hand: &mut Hand) {
@@ -432,18 +427,19 @@ impl State {
 
     fn send_run(&mut self, worker: WorkerId, task: TaskId, attempt: u32, left: Option<Duration>) {
         let Some((index, input)) = self.calls.input(task) else { return };
+        let Some(port) = find(&mut self.ports, worker) else { return };
         let remaining_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
-        let run = Run { task, attempt, index, remaining_us, trace: None };
-        let frame = ToWorker::Run(run);
+        let frame = ToWorker::Run(Run { task, attempt, index, remaining_us, trace: None });
         match input.small() {
-            Some(input) => self.send_with(worker, &frame, input),
+            Some(input) => port.outbox.add(&self.codec, &frame, input),
             // Copied, if at all, by the link's task and not under the lock.
-            None => {
-                let Some(port) = self.port_mut(worker) else { return };
-                port.outbox.add_bulk(frame, input);
-                let waker = port.call();
-                self.woken.extend(waker);
-            }
+            None => port.outbox.add_bulk(frame, input.clone()),
         }
+        self.woken.extend(port.call());
     }
+}
+
+/// The port of a worker that has not gone.
+fn find(ports: &mut [Option<Port>], worker: WorkerId) -> Option<&mut Port> {
+    ports.get_mut(worker.slot())?.as_mut().filter(|port| port.worker == worker)
 }

@@ -36,8 +36,8 @@ impl Streaming {
     }
 
     /// The input, unless it is over.
-    pub(super) fn input(&self) -> Option<Payload> {
-        self.end.is_none().then(|| self.input.clone())
+    pub(super) fn input(&self) -> Option<&Payload> {
+        self.end.is_none().then_some(&self.input)
     }
 
     pub(super) fn is_over(&self) -> bool {

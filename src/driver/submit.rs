@@ -83,7 +83,12 @@ impl State {
         name: &'static str,
         describe: fn() -> TaskType,
     ) -> Result<u32, Error> {
+        // Many of one type come one after the other.
+        if let Some((_, kind)) = self.latest.filter(|(latest, _)| *latest == id) {
+            return Ok(kind);
+        }
         if let Some((kind, _)) = self.kinds.get(&id) {
+            self.latest = Some((id, *kind));
             return Ok(*kind);
         }
         let position = report::find(self.table.as_deref().unwrap_or_default(), &describe())?;

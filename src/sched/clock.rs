@@ -63,6 +63,8 @@ pub(super) enum Due {
 pub(super) struct Clock {
     /// The first call.
     epoch: Option<Instant>,
+    /// The last one: many calls are of one instant, and nothing is new to the second.
+    last: Option<Instant>,
     /// How long this process did not run, all in all.
     stopped: Duration,
     now: Time,
@@ -72,6 +74,9 @@ pub(super) struct Clock {
     alarms: BTreeSet<(Time, Alarm)>,
     /// On the wall's clock.
     deadlines: BTreeSet<(Time, Due)>,
+    /// When the next call has to come, since the last one; told anew only when something that it hangs on is another.
+    next: Option<Instant>,
+    stale: bool,
 }
 
 impl Clock {
@@ -87,6 +92,10 @@ impl Clock {
     /// before the last one counts as the last one: callers on several threads may read the clock before they take their
     /// turn.
     pub(super) fn advance(&mut self, now: Instant, forgiving: bool) {
+        if self.last == Some(now) {
+            return;
+        }
+        self.last = Some(now);
         let epoch = *self.epoch.get_or_insert(now);
         self.wall = self.wall.max(now.saturating_duration_since(epoch));
         let time = self.wall.saturating_sub(self.stopped);
@@ -95,6 +104,7 @@ impl Clock {
             && time.saturating_sub(due) > LATE
         {
             self.stopped += time - due;
+            self.stale = true;
         }
         self.now = self.now.max(self.wall.saturating_sub(self.stopped));
     }
@@ -109,12 +119,14 @@ impl Clock {
     pub(super) fn arm(&mut self, alarm: Alarm, due: &mut Option<Time>, after: Duration) {
         self.disarm(alarm, due);
         let at = self.now.saturating_add(after);
+        self.stale |= self.alarms.first().is_none_or(|&(first, _)| at < first);
         self.alarms.insert((at, alarm));
         *due = Some(at);
     }
 
     pub(super) fn disarm(&mut self, alarm: Alarm, due: &mut Option<Time>) {
         if let Some(at) = due.take() {
+            self.stale = true;
             self.alarms.remove(&(at, alarm));
         }
     }
@@ -125,27 +137,32 @@ impl Clock {
         if at > self.now {
             return None;
         }
+        self.stale = true;
         self.alarms.pop_first().map(|(_, alarm)| alarm)
     }
 
     /// Sets a time on the wall's clock, which is its owner's to remember.
     pub(super) fn expect(&mut self, at: Time, due: Due) {
+        self.stale = true;
         self.deadlines.insert((at, due));
     }
 
     pub(super) fn forget(&mut self, at: Time, due: Due) {
+        self.stale = true;
         self.deadlines.remove(&(at, due));
     }
 
     /// Takes out what is due on the wall's clock.
     pub(super) fn expire(&mut self) -> Option<Due> {
         let &(at, due) = self.deadlines.first().filter(|&&(at, _)| at <= self.wall)?;
+        self.stale = true;
         self.deadlines.remove(&(at, due));
         Some(due)
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
+        self.stale = true;
         self.alarms.clear();
         self.deadlines.clear();
     }
@@ -153,17 +170,22 @@ impl Clock {
     /// Ends a call: decides when the next one has to come.
     pub(super) fn rest(&mut self) {
         if self.alarms.is_empty() {
-            self.beat = None;
+            self.stale |= self.beat.take().is_some();
         } else if self.beat.is_none_or(|beat| beat <= self.now) {
             self.beat = Some(self.now + BEAT);
+            self.stale = true;
+        }
+        if std::mem::take(&mut self.stale) {
+            let due = self.due().and_then(|due| due.checked_add(self.stopped));
+            let deadline = self.deadlines.first().map(|&(at, _)| at);
+            let first = due.into_iter().chain(deadline).min();
+            self.next = self.epoch.zip(first).and_then(|(epoch, at)| epoch.checked_add(at));
         }
     }
 
     /// When the next call has to come at the latest.
     pub(super) fn timeout(&self) -> Option<Instant> {
-        let due = self.due().and_then(|due| due.checked_add(self.stopped));
-        let deadline = self.deadlines.first().map(|&(at, _)| at);
-        self.epoch?.checked_add(due.into_iter().chain(deadline).min()?)
+        self.next
     }
 
     fn due(&self) -> Option<Time> {

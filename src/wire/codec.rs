@@ -13,6 +13,10 @@ use super::{HEADER_LIMIT, PREAMBLE_LIMIT, TO_PARENT_MAGIC, TO_WORKER_MAGIC};
 /// The length prefix: 4 bytes, little-endian, counting header and body.
 const PREFIX: usize = 4;
 
+/// Most headers are shorter. They are written into room that is there already; byte by byte into a buffer that may have to
+/// grow takes several times as long.
+const SHORT: usize = 48;
+
 /// One frame with its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message<F, B = Bytes> {
@@ -208,7 +212,17 @@ pub(crate) fn excerpt(bytes: &[u8]) -> String {
 ///
 /// What postcard says: for a sequence of unknown length, for example.
 pub(crate) fn append<T: Serialize>(value: &T, out: &mut BytesMut) -> Result<(), postcard::Error> {
-    postcard::serialize_with_flavor(value, Append(out))
+    let start = out.len();
+    out.resize(start + SHORT, 0);
+    match postcard::to_slice(value, &mut out[start..]).map(|written| written.len()) {
+        Ok(length) => out.truncate(start + length),
+        Err(postcard::Error::SerializeBufferFull) => {
+            out.truncate(start);
+            postcard::serialize_with_flavor(value, Append(out))?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// Serialises to the end of a buffer that stays the caller's.

@@ -11,11 +11,17 @@ use crate::link::Outbox;
 /// blocked takes as long as it likes.
 pub(super) const TURN: Duration = Duration::from_millis(250);
 
+/// How many tasks a worker has before it, beside those that it runs, when more of them need not be sent at once.
+const FED: usize = 32;
+
 /// The state's side of a link; the other is the link's task, which looks here whenever it is woken.
 pub(super) struct Port {
     pub(super) worker: WorkerId,
     /// Frames to send.
     pub(super) outbox: Outbox,
+    /// How many tasks it has been given and has not answered, and how many of them are still in the outbox.
+    unanswered: usize,
+    unsent: usize,
     pub(super) waker: Option<Waker>,
     /// Since when its task has been woken and has not come.
     pub(super) woken: Option<Instant>,
@@ -43,6 +49,8 @@ impl Port {
         Self {
             worker,
             outbox: Outbox::default(),
+            unanswered: 0,
+            unsent: 0,
             waker: None,
             woken: None,
             control: None,
@@ -74,6 +82,28 @@ impl Port {
     /// The worker's process, once there is one; its guardian while only that one is known.
     pub(super) fn pid(&self) -> Option<u32> {
         self.guarded.or_else(|| self.control.as_ref().and_then(Control::pid))
+    }
+
+    /// A task was put into the outbox. Gives out what wakes the link's task, unless the worker has so much before it that the
+    /// next answer is early enough: each write wakes the worker, which costs both more than many small tasks do.
+    pub(super) fn given(&mut self, slots: usize) -> Option<Waker> {
+        self.unanswered += 1;
+        self.unsent += 1;
+        let before = self.unanswered - self.unsent;
+        if before >= slots + FED && 2 * self.unsent < before {
+            return None;
+        }
+        self.call()
+    }
+
+    /// What was in the outbox is on its way.
+    pub(super) fn loaded(&mut self) {
+        self.unsent = 0;
+    }
+
+    /// So many tasks were answered, or given back. A worker may say what it likes.
+    pub(super) fn answered(&mut self, tasks: usize) {
+        self.unanswered = self.unanswered.saturating_sub(tasks).max(self.unsent);
     }
 
     /// Whether the link's task was woken and has not come for long.

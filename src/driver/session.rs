@@ -245,6 +245,7 @@ impl Session {
                 unsent = std::mem::take(&mut port.outbox);
             } else if link.is_flushed() {
                 link.load(&mut port.outbox);
+                port.loaded();
             }
             port.waker = Some(cx.waker().clone());
             port.woken = None;

@@ -298,12 +298,20 @@ impl State {
                     Verdict::Cancelled { began } => Answer::Cancelled { began },
                     _ => Answer::Finished,
                 };
+                if let Some(port) = find(&mut self.ports, worker) {
+                    port.answered(1);
+                }
                 let used = Duration::from_micros(used_us.into());
                 let hand = Hand::Answer { worker, task, attempt, used, verdict, body };
                 self.handle_with(now, Input::Done { worker, task, attempt, answer, used }, hand);
             }
             ToParent::Item { task, attempt } => self.receive_item(now, worker, task, attempt, body),
-            ToParent::Recalled { tasks } => self.handle(now, Input::Recalled { worker, tasks }),
+            ToParent::Recalled { tasks } => {
+                if let Some(port) = find(&mut self.ports, worker) {
+                    port.answered(tasks.len());
+                }
+                self.handle(now, Input::Recalled { worker, tasks });
+            }
             ToParent::Bye => self.handle(now, Input::Bye { worker }),
             ToParent::Lease { kind, n } => self.handle(now, Input::Lease { worker, kind, n }),
             ToParent::Returned { kind, n } => self.handle(now, Input::Returned { worker, kind, n }),
@@ -435,7 +443,7 @@ impl State {
             // Copied, if at all, by the link's task and not under the lock.
             None => port.outbox.add_bulk(frame, input.clone()),
         }
-        self.woken.extend(port.call());
+        self.woken.extend(port.given(self.slots as usize));
     }
 }
 

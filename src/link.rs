@@ -321,19 +321,17 @@ impl<S: Stream> Link<S> {
             if self.arrived.is_some() && !self.fetch(batch)? {
                 break;
             }
-            let Some(mut message) = self.codec.decode(&mut self.inbox)? else { break };
-            large |= message.body.len() > KEPT;
-            if !message.body.is_empty() && message.body.len() <= LARGE {
-                message.body = Bytes::copy_from_slice(&message.body);
-            }
+            let Some(Message { frame, body }) = self.codec.decode(&mut self.inbox)? else { break };
+            large |= body.len() > KEPT;
             if self.arriving.is_some() {
-                if !message.frame.has_body() {
+                if !frame.has_body() {
                     return Err(malformed("bulk for a frame that has no body"));
                 }
-                self.arrived = Some(message);
+                let body = if body.len() <= LARGE { Bytes::copy_from_slice(&body) } else { body };
+                self.arrived = Some(Message { frame, body });
                 continue;
             }
-            match message.frame {
+            match frame {
                 ToParent::Spans { placed } => {
                     self.arriving = Some(Arrival::new(self.arena.as_ref(), &placed, self.limit)?);
                     (self.untidy, self.used) = (true, true);
@@ -343,7 +341,8 @@ impl<S: Stream> Link<S> {
                     if let ToParent::Ready(ready) = &frame {
                         self.sharing = ready.bulk;
                     }
-                    batch.push(Message { frame, body: message.body.into() });
+                    let body = if body.len() <= LARGE { Payload::copied(&body) } else { body.into() };
+                    batch.push(Message { frame, body });
                 }
             }
         }

@@ -5,7 +5,6 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::driver::{Driver, Options, Place, Submitted};
@@ -236,7 +235,7 @@ pub(super) fn encode<T: Serialize>(task: &T, limit: u32) -> Result<Payload, Erro
     };
     let mut small = [0; SMALL];
     match postcard::to_slice(task, &mut small) {
-        Ok(bytes) => return Ok(Bytes::copy_from_slice(bytes).into()),
+        Ok(bytes) => return Ok(Payload::copied(bytes)),
         Err(postcard::Error::SerializeBufferFull) => {}
         Err(error) => return Err(failed(error)),
     }

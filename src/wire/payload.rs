@@ -8,9 +8,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::blob;
 
+/// How many bytes need no memory of their own. More make every payload larger; with as many as this, one is as large as
+/// `Bytes` and a word.
+const FEW: usize = 38;
+
 /// An encoded value. Its meaning is that of its pieces one behind the other.
 #[derive(Clone)]
 pub(crate) enum Payload {
+    Few([u8; FEW], u8),
     Whole(Bytes),
     Pieces(Box<[Bytes]>),
 }
@@ -18,18 +23,33 @@ pub(crate) enum Payload {
 impl Payload {
     /// Nothing at all.
     pub(crate) const fn new() -> Self {
-        Self::Whole(Bytes::new())
+        Self::Few([0; FEW], 0)
+    }
+
+    /// A copy of bytes that are not large.
+    pub(crate) fn copied(bytes: &[u8]) -> Self {
+        let mut few = [0; FEW];
+        match (few.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(room), Ok(length)) => {
+                room.copy_from_slice(bytes);
+                Self::Few(few, length)
+            }
+            _ => Self::Whole(Bytes::copy_from_slice(bytes)),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
         match self {
+            Self::Few(_, length) => usize::from(*length),
             Self::Whole(bytes) => bytes.len(),
             Self::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
         }
     }
 
+    /// What it consists of, if that is not [`small`](Self::small).
     pub(crate) fn pieces(&self) -> &[Bytes] {
         match self {
+            Self::Few(..) => &[],
             Self::Whole(bytes) => std::slice::from_ref(bytes),
             Self::Pieces(pieces) => pieces,
         }
@@ -38,6 +58,7 @@ impl Payload {
     /// The bytes, if they are few and in one piece: such a value is best copied into what surrounds it.
     pub(crate) fn small(&self) -> Option<&[u8]> {
         match self {
+            Self::Few(bytes, length) => bytes.get(..usize::from(*length)),
             Self::Whole(bytes) if bytes.len() <= blob::LARGE => Some(bytes),
             _ => None,
         }
@@ -50,6 +71,7 @@ impl Payload {
     /// What postcard says, and `DeserializeBadEncoding` when bytes are left over.
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, postcard::Error> {
         match self {
+            Self::Few(bytes, length) => read(&bytes[..usize::from(*length)], &[]),
             Self::Whole(bytes) if bytes.len() <= blob::LARGE => read(bytes, &[]),
             Self::Whole(bytes) => blob::lending(self.pieces(), || read(bytes, &[])),
             Self::Pieces(pieces) => self.decode_pieces(pieces),
@@ -84,6 +106,7 @@ impl Payload {
     /// The bytes in one piece.
     pub(crate) fn join(&self) -> Bytes {
         match self {
+            Self::Few(bytes, length) => Bytes::copy_from_slice(&bytes[..usize::from(*length)]),
             Self::Whole(bytes) => bytes.clone(),
             Self::Pieces(pieces) => pieces.concat().into(),
         }
@@ -282,6 +305,7 @@ impl Eq for Payload {}
 impl std::fmt::Debug for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Few(..) => self.join().fmt(f),
             Self::Whole(bytes) if bytes.len() <= blob::SMALL => bytes.fmt(f),
             _ => write!(f, "{} bytes in {} pieces", self.len(), self.pieces().len()),
         }

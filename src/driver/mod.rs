@@ -39,7 +39,7 @@ use crate::uplink::{Line, Uplink};
 use crate::wire::frame::{Limits, Tree};
 use crate::wire::payload::Payload;
 pub(crate) use options::{Options, Owner, Place};
-use state::State;
+use state::{Late, State};
 pub(crate) use submit::Submitted;
 
 /// A running pool, as the typed front sees it. Clones are the same pool; it ends with `abort`, not with the last clone.
@@ -249,13 +249,12 @@ impl Shared {
     /// Runs `f` under the lock; then, without it, wakes whoever is concerned, starts the links that were decided on, and
     /// says what the pool above is to hear.
     fn with<R>(self: &Arc<Self>, f: impl FnOnce(&mut State, Instant) -> R) -> R {
-        let (result, woken, launches, (news, speaker), _spent) = self.lock(|state| {
+        let (result, late) = self.lock(|state| {
             let result = f(state, Instant::now());
             state.rearm();
-            let (woken, launches) = (std::mem::take(&mut state.woken), std::mem::take(&mut state.launches));
-            let spent = (std::mem::take(&mut state.spent), std::mem::take(&mut state.unsent));
-            (result, woken, launches, (state.news.take(), state.speaker.take()), spent)
+            (result, state.late())
         });
+        let Some(Late { woken, launches, news, speaker, .. }) = late else { return result };
         if let Some(line) = speaker {
             line.speak();
         }

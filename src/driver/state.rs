@@ -75,6 +75,15 @@ pub(super) struct State {
     pub(super) launches: Vec<WorkerId>,
 }
 
+/// What is left to do when the lock is free. The rest is dropped then.
+pub(super) struct Late {
+    pub(super) woken: Vec<Waker>,
+    pub(super) launches: Vec<WorkerId>,
+    pub(super) news: Option<Life>,
+    pub(super) speaker: Option<Arc<Line>>,
+    _spent: (Vec<Payload>, Vec<Outbox>),
+}
+
 /// What the driver holds while the scheduler decides what it means.
 pub(super) enum Hand {
     Empty,
@@ -181,6 +190,18 @@ impl State {
         self.clock = Some(cx.waker().clone());
         self.armed = None;
         Poll::Pending
+    }
+
+    /// Takes out what is to be done when the lock is free. Mostly, that is nothing.
+    pub(super) fn late(&mut self) -> Option<Late> {
+        let Self { woken, launches, news, speaker, spent, unsent, .. } = self;
+        let told = news.is_none() && speaker.is_none();
+        if told && woken.is_empty() && launches.is_empty() && spent.is_empty() && unsent.is_empty() {
+            return None;
+        }
+        let (woken, launches) = (std::mem::take(woken), std::mem::take(launches));
+        let _spent = (std::mem::take(spent), std::mem::take(unsent));
+        Some(Late { woken, launches, news: news.take(), speaker: speaker.take(), _spent })
     }
 
     /// Makes sure that the clock's task is woken in time. It may be woken too early: then it looks and sleeps on.

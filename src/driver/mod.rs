@@ -12,6 +12,7 @@ mod news;
 mod options;
 mod port;
 mod report;
+mod send;
 mod session;
 mod state;
 mod stream;
@@ -39,7 +40,8 @@ use crate::uplink::{Line, Uplink};
 use crate::wire::frame::{Limits, Tree};
 use crate::wire::payload::Payload;
 pub(crate) use options::{Options, Owner, Place};
-use state::{Late, State};
+use send::Late;
+use state::State;
 pub(crate) use submit::Submitted;
 
 /// A running pool, as the typed front sees it. Clones are the same pool; it ends with `abort`, not with the last clone.

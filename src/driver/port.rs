@@ -118,3 +118,28 @@ impl Port {
         Some(waker)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_has_much_before_it_is_woken_for_many_tasks_at_once() {
+        let mut port = Port::new(WorkerId::new(0, 1));
+        let given = |port: &mut Port| {
+            port.waker = Some(Waker::noop().clone());
+            port.given(2).is_some()
+        };
+        let loaded = 2 + FED;
+        assert!((0..loaded).all(|_| given(&mut port)), "nothing of it is on its way");
+        port.loaded();
+        assert!(!(0..loaded.div_ceil(2) - 1).any(|_| given(&mut port)), "it has twice as much before it");
+        assert!(given(&mut port));
+        port.loaded();
+        port.answered(loaded);
+        assert!(given(&mut port), "it comes to the end of what it has");
+        port.loaded();
+        port.answered(usize::MAX);
+        assert!(given(&mut port), "it says that it has answered more than it was given");
+    }
+}

@@ -15,6 +15,7 @@ use super::bus::Bus;
 use super::calls::Calls;
 use super::port::{Port, TURN};
 use super::report::{self, Death, Overdue};
+use super::send::find;
 use crate::error::{Error, Exit};
 use crate::id::{TaskId, WorkerId};
 use crate::launch::body::Control;
@@ -24,7 +25,7 @@ use crate::sched::{Action, Answer, Config, Input, Scheduler, Tally};
 use crate::uplink::{Line, Uplink};
 use crate::wire::OTHER_VERSION;
 use crate::wire::codec::Codec;
-use crate::wire::frame::{Ready, Run, TaskType, ToParent, ToWorker, Tree, Verdict};
+use crate::wire::frame::{Ready, TaskType, ToParent, ToWorker, Tree, Verdict};
 use crate::wire::payload::Payload;
 
 pub(super) struct State {
@@ -32,7 +33,7 @@ pub(super) struct State {
     pub(super) calls: Calls,
     /// By the worker's slot.
     pub(super) ports: Vec<Option<Port>>,
-    codec: Codec<ToParent>,
+    pub(super) codec: Codec<ToParent>,
     /// What the workers can do; from the first one's greeting, and every other must bring the same.
     pub(super) table: Option<Vec<TaskType>>,
     /// Positions in the table of the types that were used.
@@ -51,7 +52,7 @@ pub(super) struct State {
     /// How long a worker may take to greet, and to open after that.
     limits: (Duration, Duration),
     /// How many tasks a worker has to run at once.
-    slots: u32,
+    pub(super) slots: u32,
     alarm: Alarm,
     /// The clock's task, and when the alarm will wake it.
     pub(super) clock: Option<Waker>,
@@ -73,15 +74,6 @@ pub(super) struct State {
     pub(super) unsent: Vec<Outbox>,
     /// Links to be started when the lock is free.
     pub(super) launches: Vec<WorkerId>,
-}
-
-/// What is left to do when the lock is free. The rest is dropped then.
-pub(super) struct Late {
-    pub(super) woken: Vec<Waker>,
-    pub(super) launches: Vec<WorkerId>,
-    pub(super) news: Option<Life>,
-    pub(super) speaker: Option<Arc<Line>>,
-    _spent: (Vec<Payload>, Vec<Outbox>),
 }
 
 /// What the driver holds while the scheduler decides what it means.
@@ -190,18 +182,6 @@ impl State {
         self.clock = Some(cx.waker().clone());
         self.armed = None;
         Poll::Pending
-    }
-
-    /// Takes out what is to be done when the lock is free. Mostly, that is nothing.
-    pub(super) fn late(&mut self) -> Option<Late> {
-        let Self { woken, launches, news, speaker, spent, unsent, .. } = self;
-        let told = news.is_none() && speaker.is_none();
-        if told && woken.is_empty() && launches.is_empty() && spent.is_empty() && unsent.is_empty() {
-            return None;
-        }
-        let (woken, launches) = (std::mem::take(woken), std::mem::take(launches));
-        let _spent = (std::mem::take(spent), std::mem::take(unsent));
-        Some(Late { woken, launches, news: news.take(), speaker: speaker.take(), _spent })
     }
 
     /// Makes sure that the clock's task is woken in time. It may be woken too early: then it looks and sleeps on.
@@ -360,13 +340,6 @@ impl State {
         report::unfit(ready, nonce, self.slots, self.table.as_deref()).or_else(unguarded)
     }
 
-    /// Puts a frame into a worker's outbox and sees to it that its link's task looks there.
-    pub(super) fn send(&mut self, worker: WorkerId, frame: &ToWorker) {
-        let Some(port) = find(&mut self.ports, worker) else { return };
-        port.outbox.add(&self.codec, frame, &[]);
-        self.woken.extend(port.call());
-    }
-
     fn perform(&mut self, action: Action, hand: &mut Hand) {
         match action {
             Action::Launch { worker } => self.launch(worker),
@@ -453,22 +426,4 @@ impl State {
         self.ports[worker.slot()] = Some(Port::new(worker));
         self.launches.push(worker);
     }
-
-    fn send_run(&mut self, worker: WorkerId, task: TaskId, attempt: u32, left: Option<Duration>) {
-        let Some((index, input)) = self.calls.input(task) else { return };
-        let Some(port) = find(&mut self.ports, worker) else { return };
-        let remaining_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
-        let frame = ToWorker::Run(Run { task, attempt, index, remaining_us, trace: None });
-        match input.small() {
-            Some(input) => port.outbox.add(&self.codec, &frame, input),
-            // Copied, if at all, by the link's task and not under the lock.
-            None => port.outbox.add_bulk(frame, input.clone()),
-        }
-        self.woken.extend(port.given(self.slots as usize));
-    }
-}
-
-/// The port of a worker that has not gone.
-fn find(ports: &mut [Option<Port>], worker: WorkerId) -> Option<&mut Port> {
-    ports.get_mut(worker.slot())?.as_mut().filter(|port| port.worker == worker)
 }

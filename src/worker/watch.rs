@@ -5,7 +5,7 @@
 //!            bell          two ticks in the same task, or main's wish
 //!  Asleep ─────────▶ Ticking ───────────────────────────────▶ StandIn
 //!     ▲                 │  ▲                                     │
-//!     └── idle for 1 s ─┘  └───────── bell: main is back ────────┘
+//!     └─ idle, 25 ms ┘  └───────── bell: main is back ────────┘
 //! ```
 //!
 //! The watcher of a thread has no death to see. It ends with that thread, or with the link: a thread whose link has ended and
@@ -33,8 +33,10 @@ use crate::wire::frame::Ancestor;
 /// long costs a tenth more processor time per short task.
 const TICK: u16 = 5;
 
-/// How long the main thread must sleep before the ticks stop.
-const IDLE: Duration = Duration::from_secs(1);
+/// How long the main thread must sleep before the ticks stop. It wakes the watcher when it has something to do then, which
+/// costs what a tick does: so soon, a worker that gets a task now and then costs less, one that is never idle the same, and
+/// a thousand that are idle cost nothing.
+const IDLE: Duration = Duration::from_millis(25);
 
 /// How often to look for the parent where there are no descriptors for processes, in milliseconds.
 const LOOK: u16 = 250;

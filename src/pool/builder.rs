@@ -72,7 +72,7 @@ impl PoolBuilder {
             args: Vec::new(),
             setting: Setting::default(),
             launcher: None,
-            config: Config::default(),
+            config: Config { processors: cores(), ..Config::default() },
             depth_limit: DEPTH_LIMIT,
             places: None,
             max_processes: None,

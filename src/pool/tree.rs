@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
-use super::builder::{PoolBuilder, count_slots, refused};
+use super::builder::{PoolBuilder, cores, count_slots, refused};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::launch::Launcher;
@@ -44,6 +44,7 @@ impl PoolBuilder {
             term_grace: Duration::from_millis(term.into()),
             leave_limit: default.leave_limit.mul_f64(LESS.powi(hello.depth.into())),
             below: true,
+            processors: cores(),
             ..default
         };
         Self {

@@ -3,7 +3,8 @@
 //!
 //! A worker that has to wait for its next task idles for a round trip, which is long beside a short task. So busy workers
 //! are sent tasks worth [`WORTH`] of work ahead, and at least one. What has not begun is recalled when another worker is
-//! idle: no task waits behind a slow one while someone has nothing to do.
+//! idle: no task waits behind a slow one while someone has nothing to do. Brief tasks do not wake more workers than there are
+//! processors.
 
 use std::time::Duration;
 
@@ -26,6 +27,11 @@ const RECALLED: Duration = Duration::from_micros(200);
 
 /// How long a worker whose work was predicted to be short may be busy until that is not believed any more.
 const STUCK: Duration = Duration::from_millis(1);
+
+/// What has to be predicted to take longer than this to be worth waking an idle worker for, when there are no idle
+/// processors: while others have the processors it gains nothing, and each process that takes turns with hundreds runs with
+/// cold caches, several times as long.
+const BRIEF: Duration = Duration::from_micros(50);
 
 /// Levels of workers that were sent something ahead, by the logarithm of how much: enough for any `Config::ahead`.
 const LEVELS: usize = 16;
@@ -64,6 +70,25 @@ impl Scheduler {
     pub(super) fn roomy(&self) -> Option<u32> {
         let level = self.ready.lowest().filter(|&level| level < self.ready.top())?;
         self.ready.list(level).first()
+    }
+
+    /// A worker that is at work and comes to a brief task before another could have it, since all processors are taken. The
+    /// fullest of them: so those that are not needed come to their end. A thousand workers with a trickle of brief tasks
+    /// each would do little but take turns.
+    pub(super) fn at_work(&self, index: u32, emptiest: u32) -> Option<u32> {
+        let idle = self.worker(emptiest).is_some_and(|worker| worker.tasks.is_empty());
+        if self.ready.above() + u32::from(idle) <= self.config.processors {
+            return None;
+        }
+        let worth = self.forecast.of(self.tasks.at(index)?.kind).filter(|&worth| worth <= BRIEF)?;
+        let slots = self.config.slots;
+        let fits = |worker: &Worker| {
+            let room = worker.recalls == 0 && worker.tasks.len() < slots + self.config.ahead;
+            room && worker.tasks.backlog(slots) + worth < RECALLED / 2 && self.comes_soon(worker)
+        };
+        // Of those with as much, the one that came there last was heard last.
+        let mut fullest = (1..self.ready.top()).rev().filter_map(|level| self.ready.list(level).last());
+        fullest.find(|&seat| self.worker(seat).is_some_and(fits))
     }
 
     /// Whether a worker will come to what it was sent ahead before it could be had back.

@@ -12,25 +12,30 @@ pub(super) struct Levels {
     lists: Vec<List>,
     /// A bit for each list that is not empty.
     filled: Vec<u64>,
+    /// How many seats are above level 0.
+    above: u32,
 }
 
 impl Levels {
     pub(super) fn new(count: usize) -> Self {
-        Self { lists: vec![List::default(); count], filled: vec![0; count.div_ceil(BITS)] }
+        Self { lists: vec![List::default(); count], filled: vec![0; count.div_ceil(BITS)], above: 0 }
     }
 
     pub(super) fn push_front(&mut self, seats: &mut Vec<Seat>, level: u32, seat: u32) {
         self.lists[level as usize].push_front(seats, seat);
+        self.above += u32::from(level > 0);
         self.note(level);
     }
 
     pub(super) fn push_back(&mut self, seats: &mut Vec<Seat>, level: u32, seat: u32) {
         self.lists[level as usize].push_back(seats, seat);
+        self.above += u32::from(level > 0);
         self.note(level);
     }
 
     pub(super) fn unlink(&mut self, seats: &mut Vec<Seat>, level: u32, seat: u32) {
         self.lists[level as usize].unlink(seats, seat);
+        self.above -= u32::from(level > 0);
         self.note(level);
     }
 
@@ -48,6 +53,11 @@ impl Levels {
     pub(super) fn lowest(&self) -> Option<u32> {
         let word = self.filled.iter().position(|&word| word != 0)?;
         Some((word * BITS) as u32 + self.filled[word].trailing_zeros())
+    }
+
+    /// How many seats are above level 0.
+    pub(super) fn above(&self) -> u32 {
+        self.above
     }
 
     /// The highest level that holds any.
@@ -96,6 +106,7 @@ mod tests {
             assert!(levels.is_true());
         }
         assert_eq!((levels.lowest(), levels.highest()), (Some(64), Some(1016)));
+        assert_eq!(levels.above(), 3);
         levels.unlink(&mut seats, 64, 0);
         assert_eq!(levels.lowest(), Some(64));
         levels.unlink(&mut seats, 64, 2);
@@ -103,6 +114,8 @@ mod tests {
         levels.unlink(&mut seats, 1016, 1);
         levels.push_front(&mut seats, 63, 1);
         assert_eq!((levels.lowest(), levels.highest()), (Some(63), Some(63)));
+        levels.push_front(&mut seats, 0, 0);
+        assert_eq!((levels.lowest(), levels.above()), (Some(0), 1));
         assert!(levels.is_true());
     }
 }

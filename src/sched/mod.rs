@@ -142,6 +142,8 @@ pub(crate) struct Config {
     pub(crate) slots: u32,
     /// How many more it may be sent ahead, at most. Within that, predicted service times decide.
     pub(crate) ahead: u32,
+    /// How many workers can really work at once.
+    pub(crate) processors: u32,
     /// How many tasks may wait that no worker holds; at least 1.
     pub(crate) queue_limit: u32,
     /// How large the inputs of those tasks may be together.
@@ -175,6 +177,7 @@ impl Default for Config {
             most_memory: u64::MAX,
             slots: 1,
             ahead: 1024,
+            processors: u32::MAX,
             queue_limit: u32::MAX,
             queue_bytes: 1 << 30,
             start_limit: Duration::from_secs(10),

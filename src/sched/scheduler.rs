@@ -262,8 +262,9 @@ impl Scheduler {
             self.isolate();
         }
         while !self.queue.is_empty() {
-            let Some(seat) = self.roomy() else { return };
+            let Some(emptiest) = self.roomy() else { return };
             let Some(index) = self.queue.pop(&mut self.tasks, planted!(self, StarveLane)) else { return };
+            let seat = self.at_work(index, emptiest).unwrap_or(emptiest);
             self.send(index, seat);
         }
     }

@@ -114,6 +114,7 @@ impl Plan {
             most_memory: rng.pick(&[u64::MAX, u64::MAX, 20]),
             slots: rng.pick(&[1, 1, 2, 3, 5, 40]),
             ahead: rng.pick(&[0, 1, 1, 3, 1024]),
+            processors: rng.pick(&[1, 2, u32::MAX]),
             queue_limit: rng.pick(&[1, 5, 20, u32::MAX, u32::MAX, u32::MAX]),
             queue_bytes: rng.pick(&[100, 100 << 10, 1 << 30, 1 << 30, 1 << 30]),
             start_limit: rng.millis(2_500..10_000),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{MS, Pool, answered, run, task, worker};
 use crate::error::ErrorKind;
 use crate::id::WorkerId;
-use crate::sched::{Action, Answer, Input};
+use crate::sched::{Action, Answer, Config, Input};
 
 fn pool(workers: u32) -> Pool {
     Pool::sent_ahead(workers, 1, 1024).opened(workers)
@@ -48,6 +48,40 @@ fn idle_workers_come_first_and_busy_ones_take_turns() {
     pool.submit(1..5);
     let (one, two) = (worker(1, 0), worker(2, 1));
     pool.wants(&[run(1, one, 1), run(2, two, 1), run(3, one, 1), run(4, two, 1)]);
+}
+
+#[test]
+fn brief_tasks_wake_as_many_workers_as_there_are_processors() {
+    let config = Config { workers: 3, slots: 1, processors: 2, ..Config::default() };
+    let (one, two, three) = (worker(1, 0), worker(2, 1), worker(3, 2));
+    let by = |pool: &mut Pool| -> Vec<WorkerId> {
+        let runs = std::mem::take(&mut pool.wanted).into_iter().filter_map(|action| match action {
+            Action::Run { worker, .. } => Some(worker),
+            _ => None,
+        });
+        runs.collect()
+    };
+    let mut pool = Pool::configured(config.clone(), 3).opened(3);
+    taught(&mut pool, one, Duration::from_micros(1));
+    pool.submit(1..5);
+    assert_eq!(by(&mut pool), [one, two, two, two]);
+    // What they have is not brief any more.
+    pool.submit(5..400);
+    assert!(by(&mut pool).contains(&three));
+
+    let mut pool = Pool::configured(config.clone(), 3).opened(3);
+    taught(&mut pool, one, Duration::from_micros(1));
+    pool.submit(1..4);
+    by(&mut pool);
+    // Whoever is not heard of for a while may be at something long.
+    pool.now += 2 * MS;
+    pool.submit(4..5);
+    assert_eq!(by(&mut pool), [three]);
+
+    let mut pool = Pool::configured(config, 3).opened(3);
+    taught(&mut pool, one, Duration::from_micros(51));
+    pool.submit(1..4);
+    assert_eq!(by(&mut pool), [one, two, three]);
 }
 
 #[test]

@@ -509,10 +509,10 @@ mod tests {
                 pair.receive(1).await.unwrap();
                 let (body, mut outbox) = (Bytes::from(vec![7; blob::LARGE + 1]), Outbox::default());
                 let codec = pair.link.codec.clone();
-                outbox.add(&codec, &ToWorker::Ping { nonce: 1 }, b"").unwrap();
+                outbox.add(&codec, &ToWorker::Ping { nonce: 1 }, b"");
                 outbox.add_bulk(run(2), body.clone().into());
                 outbox.add_bulk(run(3), vec![body.slice(..5), body.clone()].into());
-                outbox.add(&codec, &run(4), b"small").unwrap();
+                outbox.add(&codec, &run(4), b"small");
                 pair.send(&mut outbox).await;
                 assert_eq!(pair.hear().frame, ToWorker::Ping { nonce: 1 });
                 for (n, length) in [(2, 0), (3, 5)] {
@@ -547,7 +547,7 @@ mod tests {
             assert_eq!(frames, [ToParent::Nudge, item(), ToParent::Pong { nonce: 3 }]);
             assert_eq!(batch[1].body.join(), [b"a", &large[..], b"b"].concat());
             let (codec, mut outbox) = (pair.link.codec.clone(), Outbox::default());
-            outbox.add(&codec, &ToWorker::Drain, b"").unwrap();
+            outbox.add(&codec, &ToWorker::Drain, b"");
             pair.send(&mut outbox).await;
             assert_eq!(pair.hear().frame, ToWorker::Released { offsets: vec![0] });
             assert_eq!(pair.hear().frame, ToWorker::Drain);

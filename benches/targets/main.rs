@@ -15,7 +15,7 @@
 //! | W2c | the same through `map` | `multiprocessing.Pool.map` of Python, if there is one |
 //! | W3b, W3i | echo of a `Blob` of 4 KiB to 64 MiB, through shared memory and through the socket, MB/s in and out | bulk echo over a socket pair |
 //! | W3s, W3v | the same as `Vec<u8>`, with serde_bytes and without | the same |
-//! | W4 | pool of 2 and of 8, until every worker has answered, ms | none |
+//! | W4 | pool of 2 and of 8, until every worker has answered its greeting and one a task, ms | none |
 //! | W5 | 4 tasks, each of which starts a pool of 2 in its worker and runs 100 no-ops there, ms | none |
 //! | W6 | `SIGKILL` of a busy worker: until its caller is told, until its place is filled, ms | none |
 //! | W7 | 1 000 Pareto sleeps over 2 and 8 workers, makespan | the bound max(sum / workers, longest) |
@@ -269,8 +269,9 @@ async fn w4(table: &mut Table) {
         for _ in 0..15 {
             let start = Instant::now();
             let pool = Pool::builder().workers(workers).build().await.expect("a pool");
-            // Naps of 1 ms, so that no worker answers for another.
-            join_all((0..workers).map(|_| pool.run(Nap(1000)))).await;
+            // Each worker has said what it can do and that it takes tasks; and one does take them.
+            opened(&pool).await;
+            pool.run(Noop(0)).await.expect("an answer");
             let time = start.elapsed().as_secs_f64() * 1e3;
             table.round(name, "ms", time, f64::NAN);
             pool.abort().await;

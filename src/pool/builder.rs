@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::Pool;
@@ -353,9 +353,12 @@ impl PoolBuilder {
     }
 }
 
-/// How many processors this process may use.
+/// How many processors this process may use. Asked once: the answer is put together from a dozen files.
 pub(super) fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+    static CORES: LazyLock<u32> = LazyLock::new(|| {
+        std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+    });
+    *CORES
 }
 
 pub(super) fn count(workers: usize) -> Result<u32, Error> {

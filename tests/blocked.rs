@@ -206,10 +206,13 @@ fn a_large_message_is_not_paid_for_for_ever() {
         let pool = Pool::builder().workers(1).build().await.unwrap();
         assert_eq!(pool.run(Fill { bytes: 40 << 20 }).await.unwrap().len(), 40 << 20);
         let pid = pool.run(Pid).await.unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-        assert!(kib < 24 << 10, "the worker keeps {kib} KiB");
+        // What both share is kept for some seconds, for what may follow.
+        let kib = || -> u64 {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            resident.trim().trim_end_matches(" kB").parse().unwrap()
+        };
+        until(|| kib() < 24 << 10).await;
     });
 }
 

@@ -13,8 +13,8 @@ use super::{HEADER_LIMIT, PREAMBLE_LIMIT, TO_PARENT_MAGIC, TO_WORKER_MAGIC};
 /// The length prefix: 4 bytes, little-endian, counting header and body.
 const PREFIX: usize = 4;
 
-/// Most headers are shorter. They are written into room that is there already; byte by byte into a buffer that may have to
-/// grow takes several times as long.
+/// Most headers are shorter. They are written into room that is there already, and not byte by byte into a buffer that may have
+/// to grow each time.
 const SHORT: usize = 48;
 
 /// One frame with its body.

@@ -39,6 +39,15 @@ procpool::worker_test!(
 
 struct Seed(u64);
 
+/// A state is dropped when its worker leaves in good order, and not when it is killed.
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if let Some(path) = std::env::var_os("NESTED_NOTES") {
+            note(path.as_ref(), &std::process::id().to_string());
+        }
+    }
+}
+
 /// Awaits two of its kind.
 #[derive(Serialize, Deserialize)]
 struct Fibonacci(u32);
@@ -433,6 +442,22 @@ fn a_worker_keeps_its_pool_from_task_to_task() {
         assert!(seen.len() <= 2, "{seen:?}");
         pool.drain().await;
         assert!(!exists(outer) && seen.iter().all(|pid| !exists(*pid)), "{}", support::tree());
+    });
+}
+
+#[test]
+fn a_worker_that_is_replaced_sees_its_own_workers_out_first() {
+    on_a_runtime(|| async {
+        let folder = Folder::new();
+        let left = folder.file("left");
+        let pool = quick(1).max_tasks_per_worker(1).env("NESTED_NOTES", &left).build().await.unwrap();
+        for _ in 0..3 {
+            let [outer, inner] = pool.run(Family).await.unwrap().unwrap().map(|pid| pid.to_string());
+            let when = |pid: &String| notes(&left).iter().position(|note| note == pid);
+            until(|| when(&outer).is_some()).await;
+            assert!(when(&inner) < when(&outer) && when(&inner).is_some(), "{:?}", notes(&left));
+        }
+        pool.drain().await;
     });
 }
 

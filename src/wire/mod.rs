@@ -16,6 +16,8 @@
 pub(crate) mod arg0;
 pub(crate) mod chain;
 pub(crate) mod codec;
+#[cfg(test)]
+pub(crate) mod counted;
 pub(crate) mod credit;
 pub(crate) mod frame;
 pub(crate) mod payload;

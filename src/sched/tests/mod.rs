@@ -1,6 +1,7 @@
 //! Single rules by example. That they hold together, whatever happens, is the simulator's to show.
 
 mod ahead;
+mod counted;
 mod flow;
 mod places;
 mod quarantine;

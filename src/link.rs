@@ -105,6 +105,26 @@ impl<S: Stream> Link<S> {
         Poll::Ready(self.received(read, batch))
     }
 
+    /// As `poll_receive`, but asks the kernel itself. Whoever is told `Pending` is not woken.
+    ///
+    /// # Errors
+    ///
+    /// As `poll_receive`.
+    pub(crate) fn receive_now(
+        &mut self,
+        batch: &mut Vec<Message<ToParent, Payload>>,
+    ) -> Poll<Result<bool, Violation>> {
+        if self.arrived.is_some() {
+            return Poll::Pending;
+        }
+        match self.stream.read_now(&mut self.inbox) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Poll::Pending
+            }
+            read => Poll::Ready(self.received(read, batch)),
+        }
+    }
+
     /// Whether it has bulk to copy in before it can send on, and only lets others have their turn first.
     pub(crate) fn is_departing(&self) -> bool {
         self.departing.is_some()

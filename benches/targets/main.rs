@@ -10,6 +10,7 @@
 //! | workload | what | yardstick |
 //! |---|---|---|
 //! | W1 | one no-op in flight, p50 in us | epoll ping-pong over a socket pair, on two processors |
+//! | W1 low | the same in a pool with `low_latency` | W1 |
 //! | W2 | 100 000 no-ops in a window of 1 024, tasks/s | windowed echo of frames over two socket pairs |
 //! | W2j, W2b | the same through `join_all` and `buffer_unordered` | the same |
 //! | W2c | the same through `map` | `multiprocessing.Pool.map` of Python, if there is one |
@@ -193,20 +194,29 @@ async fn opened(pool: &Pool) {
 
 async fn w1(table: &mut Table) {
     let pool = pool(1).await;
+    let quick = Pool::builder().workers(1).low_latency(true).build().await.expect("a pool");
     let mut raw = yardstick::PingPong::start();
     for _ in 0..9 {
-        let mut times = Vec::new();
-        for n in 0..2000 {
-            let start = Instant::now();
-            assert_eq!(pool.run(Noop(n)).await.expect("an answer"), n);
-            times.push(start.elapsed());
-        }
-        times.sort_unstable();
-        let p50 = times[times.len() / 2].as_secs_f64() * 1e6;
+        let p50 = p50_us(&pool).await;
         table.round("W1", "us", p50, raw.p50_us(2000));
+        table.round("W1 low", "us", p50_us(&quick).await, p50);
     }
     table.judge("W1", |value, raw| (value / raw, "<= 1.2x", value / raw <= 1.2));
     table.stretch("W1", "1.0x");
+    table.judge("W1 low", |value, plain| (value / plain, "<= 0.4x", value / plain <= 0.4));
+    table.stretch("W1 low", "0.05x");
+}
+
+/// How long one no-op at a time takes.
+async fn p50_us(pool: &Pool) -> f64 {
+    let mut times = Vec::new();
+    for n in 0..2000 {
+        let start = Instant::now();
+        assert_eq!(pool.run(Noop(n)).await.expect("an answer"), n);
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
 }
 
 async fn w2(table: &mut Table) {

@@ -14,12 +14,13 @@ mod port;
 mod report;
 mod send;
 mod session;
+mod spin;
 mod state;
 mod stream;
 mod submit;
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -64,6 +65,8 @@ struct Shared {
     uplink: Option<Arc<Uplink>>,
     /// Whether it matters how large workers are.
     weighs: bool,
+    /// Where links wait busily: whether one of them does.
+    spin: Option<Arc<AtomicBool>>,
     /// Counts callers.
     lanes: AtomicU32,
     /// What `started` and `closed` wait for.
@@ -95,6 +98,7 @@ impl Driver {
         launcher: Arc<dyn Launcher>,
         tree: Tree,
         uplink: Option<Arc<Uplink>>,
+        low_latency: bool,
     ) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|_| {
             Error::new(ErrorKind::Launch, "a pool was built outside of a tokio runtime").with(|report| {
@@ -117,6 +121,7 @@ impl Driver {
             tree,
             uplink,
             weighs,
+            spin: low_latency.then(Arc::default),
             lanes: AtomicU32::new(0),
             life,
         });

@@ -106,6 +106,11 @@ impl Port {
         self.unanswered = self.unanswered.saturating_sub(tasks).max(self.unsent);
     }
 
+    /// Whether there are tasks that it has not answered.
+    pub(super) fn awaits(&self) -> bool {
+        self.unanswered > 0
+    }
+
     /// Whether the link's task was woken and has not come for long.
     pub(super) fn is_kept_waiting(&self, now: Instant) -> bool {
         self.woken.is_some_and(|since| now.saturating_duration_since(since) > TURN)

@@ -19,6 +19,7 @@ use futures::future::{FutureExt, poll_fn};
 
 use super::port::Port;
 use super::report::Death;
+use super::spin::Spin;
 use super::{Fuse, Shared};
 use crate::arena;
 use crate::error::{Error, ErrorKind};
@@ -103,6 +104,8 @@ async fn launch(shared: &Arc<Shared>, worker: WorkerId) -> Result<Session, Optio
         weighed: None,
         alarm: None,
         tidied: None,
+        awaits: false,
+        spin: Spin::new(shared.spin.clone()),
     })
 }
 
@@ -124,6 +127,9 @@ struct Session {
     /// Wakes this task when the memory for bulk is to be tidied, and when that is.
     alarm: Option<Alarm>,
     tidied: Option<Instant>,
+    /// Whether the worker has something to answer.
+    awaits: bool,
+    spin: Spin,
 }
 
 impl Session {
@@ -132,7 +138,7 @@ impl Session {
             let mut trouble = None;
             let mut received = false;
             if self.receiving
-                && let Poll::Ready(result) = self.link.poll_receive(cx, &mut self.batch)
+                && let Poll::Ready(result) = self.receive(cx)
             {
                 received = true;
                 self.receiving = matches!(result, Ok(true));
@@ -160,12 +166,25 @@ impl Session {
                 // After each slice it is the others' turn.
                 break;
             }
-            if !received && !sent && self.tidy(cx) {
+            if received || sent {
+                self.spin.extend();
+            } else if self.tidy(cx) {
+                self.spin.again(self.awaits, cx);
                 return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Receives once. What is waited for busily is also waited for as ever: whatever comes when that is over wakes this task.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Violation>> {
+        if self.spin.is_on()
+            && let received @ Poll::Ready(_) = self.link.receive_now(&mut self.batch)
+        {
+            return received;
+        }
+        self.link.poll_receive(cx, &mut self.batch)
     }
 
     /// Looks how large the worker has become, now that it has said something, unless that was done just now.
@@ -224,7 +243,7 @@ impl Session {
     /// One turn under the lock: in with what was received, out with what is to be sent. `false` when the worker has been
     /// given up.
     fn exchange(&mut self, received: bool, trouble: Option<Violation>, cx: &Context<'_>) -> bool {
-        let Self { shared, worker, link, nonce, batch, receiving, sending, hung_up, .. } = self;
+        let Self { shared, worker, link, nonce, batch, receiving, sending, hung_up, awaits, .. } = self;
         let worker = *worker;
         // Dropped when the lock is free.
         let mut unsent = Outbox::default();
@@ -249,6 +268,7 @@ impl Session {
             }
             port.waker = Some(cx.waker().clone());
             port.woken = None;
+            *awaits = port.awaits();
             true
         });
         drop(unsent);

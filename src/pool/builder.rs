@@ -60,6 +60,7 @@ pub struct PoolBuilder {
     pub(super) thread_limits: bool,
     pub(super) bulk: usize,
     pub(super) trusting: bool,
+    pub(super) low_latency: bool,
 }
 
 impl PoolBuilder {
@@ -79,6 +80,7 @@ impl PoolBuilder {
             thread_limits: false,
             bulk: super::bulk::DEFAULT,
             trusting: false,
+            low_latency: false,
         }
     }
 
@@ -286,6 +288,32 @@ impl PoolBuilder {
         self
     }
 
+    /// Whether answers are looked for again and again, for at most 50 us, before the runtime's thread sleeps until they come.
+    /// Default: `false`.
+    ///
+    /// For callers that await one short task after the other. Falling asleep and being woken is most of what such a task
+    /// costs; without it, it takes less than half the time.
+    ///
+    /// The price is processor time: while workers have tasks, up to a whole processor, and nothing 50 us after the last of
+    /// what was sent and received. One thread of the runtime that built the pool does it at a time, whatever the number of
+    /// workers, and other tasks of that runtime, its sockets and its timers have their turn between any two looks.
+    ///
+    /// Leave it off where workers, or others, keep all processors busy: they lose what this takes, and it gains nothing. The
+    /// same holds for many tasks at once, and for those that take longer than 50 us. Pools [below](crate::Context::pool) do
+    /// not inherit it: workers that look and their callers that look would be in each other's way.
+    ///
+    /// ```no_run
+    /// # use procpool::{Error, Pool};
+    /// # async fn example() -> Result<(), Error> {
+    /// let pool = Pool::builder().workers(1).low_latency(true).build().await?;
+    /// # drop(pool);
+    /// # Ok(()) }
+    /// ```
+    pub fn low_latency(mut self, low_latency: bool) -> Self {
+        self.low_latency = low_latency;
+        self
+    }
+
     /// Whether everything that tasks start ends with their worker. Default: `false`.
     ///
     /// What a task starts is in its worker's process group, and ends with the worker, in any case. But a process can leave
@@ -346,7 +374,8 @@ impl PoolBuilder {
             })?,
         };
         fits(self.config.most_workers, launcher.descriptors())?;
-        let pool = Pool::start(Driver::start(self.config, self.message_limit, launcher, tree, None)?);
+        let limit = self.message_limit;
+        let pool = Pool::start(Driver::start(self.config, limit, launcher, tree, None, self.low_latency)?);
         // From here on a dropped future or an error drops the pool, and that ends what was started.
         pool.driver().started().await?;
         Ok(pool)

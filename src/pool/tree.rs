@@ -172,7 +172,8 @@ impl PoolBuilder {
         let (_, most) = self.size()?;
         (self.config.workers, self.config.most_workers) = (most, most);
         fits(most, each)?;
-        Driver::start(self.config, self.message_limit, launcher, tree, Some(uplink)).map(Pool::start)
+        Driver::start(self.config, self.message_limit, launcher, tree, Some(uplink), self.low_latency)
+            .map(Pool::start)
     }
 
     /// How long this pool's worker, and its workers, may take to leave.

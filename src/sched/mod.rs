@@ -215,6 +215,13 @@ pub(crate) struct Spec {
     pub(crate) stream: bool,
 }
 
+impl Spec {
+    /// Whether its deadline has passed already.
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|left| left.is_zero())
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Input {
@@ -228,7 +235,8 @@ pub(crate) enum Input {
     /// A caller wants a place in the queue for a task of which nothing is known yet. Resolved like `Submit`; otherwise
     /// `Grant` answers it, at once if the caller is not `patient`.
     Reserve { task: TaskId, spec: Spec },
-    /// What a place that was granted is used for. It was resolved meanwhile, or it goes into the queue.
+    /// What a place that was granted is used for. It was resolved meanwhile, or is now when it is too late (`TimedOut`) or
+    /// starting workers has been given up (`Launch`), or it goes into the queue.
     Redeem { task: TaskId, spec: Spec },
     /// A caller no longer wants this task, or its place. Stale ids are ignored.
     Cancel { task: TaskId },

@@ -108,6 +108,10 @@ impl Scheduler {
             (task.kind, task.bytes) = (spec.kind, spec.bytes);
             task.flow = spec.stream.then(Box::default);
         }
+        // Its caller may know sooner than the alarm that it is too late.
+        if spec.is_late() {
+            return self.fail(id.index, ErrorKind::TimedOut, None, false);
+        }
         // While it was reserved, starting workers may have been given up.
         match self.staff.gave_up {
             Some(worker) => self.fail(id.index, ErrorKind::Launch, Some(worker), false),
@@ -129,7 +133,7 @@ impl Scheduler {
         if !fresh {
             return false;
         }
-        let (kind, worker) = if spec.deadline.is_some_and(|left| left.is_zero()) {
+        let (kind, worker) = if spec.is_late() {
             (ErrorKind::TimedOut, None)
         } else if let Some(worker) = self.staff.gave_up {
             (ErrorKind::Launch, Some(worker))

@@ -1,5 +1,7 @@
 //! How full the queue is, and who waits before it: the bystander's idea of places.
 
+use std::time::Duration;
+
 use super::model::{Model, Record, State};
 use super::{Checked, ensure};
 use crate::error::ErrorKind;
@@ -63,7 +65,10 @@ impl Model {
                 (record.spec.bytes, record.spec.kind, record.spec.stream) =
                     (spec.bytes, spec.kind, spec.stream);
             }
-            self.enters(task);
+            match spec.deadline {
+                Some(Duration::ZERO) => self.demand(task, &[Some(ErrorKind::TimedOut)]),
+                _ => self.enters(task),
+            }
         }
     }
 

@@ -211,9 +211,12 @@ impl World {
     fn redeem(&mut self, task: TaskId) {
         let Some(spec) = self.asking.remove(&task) else { return };
         let at = self.model.now + self.rng.millis(0..300) + MOMENT;
+        // Some find that it is too late before anybody else does.
+        let late = spec.deadline.is_some() && self.rng.percent(20);
+        let deadline = if late { Some(Duration::ZERO) } else { spec.deadline };
         let input = match self.rng.percent(20) {
             true => Input::Cancel { task },
-            false => Input::Redeem { task, spec },
+            false => Input::Redeem { task, spec: Spec { deadline, ..spec } },
         };
         self.at(at, Event::Input(input));
     }

@@ -1,5 +1,7 @@
 //! Who gets into the queue.
 
+use std::time::Duration;
+
 use super::{MS, Pool, answered, failed, run, task, worker};
 use crate::error::ErrorKind::*;
 use crate::sched::{Action, Config, Input, Scheduler, Spec};
@@ -131,4 +133,17 @@ fn a_place_is_waited_for_until_the_deadline_and_not_beyond_the_end() {
         grant(5),
         run(5, worker(1, 0), 1),
     ]);
+}
+
+#[test]
+fn a_place_that_is_used_too_late_is_not_used_although_its_alarm_has_not_gone_off() {
+    let mut pool = bounded(1, 1 << 30);
+    let spec = |left| Spec { deadline: Some(left), ..Spec::default() };
+    pool.put(Input::Reserve { task: task(1), spec: spec(10 * MS) });
+    pool.put(Input::Redeem { task: task(1), spec: spec(Duration::ZERO) });
+    pool.wants(&[grant(1), failed(1, TimedOut, None, 0, false)]);
+    pool.put(Input::Reserve { task: task(2), spec: spec(10 * MS) });
+    pool.put(Input::Redeem { task: task(2), spec: spec(MS) });
+    let left = Some(10 * MS);
+    pool.wants(&[grant(2), Action::Run { worker: worker(1, 0), task: task(2), attempt: 1, left }]);
 }

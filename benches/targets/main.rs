@@ -182,14 +182,8 @@ fn main() {
 
 async fn pool(workers: usize) -> Pool {
     let pool = Pool::builder().workers(workers).build().await.expect("a pool");
-    opened(&pool).await;
+    pool.ready().await.expect("its workers");
     pool
-}
-
-async fn opened(pool: &Pool) {
-    while pool.stats().workers.iter().any(|worker| worker.state != procpool::WorkerState::Open) {
-        tokio::task::yield_now().await;
-    }
 }
 
 async fn w1(table: &mut Table) {
@@ -280,7 +274,7 @@ async fn w4(table: &mut Table) {
             let start = Instant::now();
             let pool = Pool::builder().workers(workers).build().await.expect("a pool");
             // Each worker has said what it can do and that it takes tasks; and one does take them.
-            opened(&pool).await;
+            pool.ready().await.expect("its workers");
             pool.run(Noop(0)).await.expect("an answer");
             let time = start.elapsed().as_secs_f64() * 1e3;
             table.round(name, "ms", time, f64::NAN);
@@ -296,7 +290,7 @@ async fn w4(table: &mut Table) {
 async fn w5(table: &mut Table) {
     for _ in 0..15 {
         let pool = Pool::builder().workers(4).places(12).build().await.expect("a pool");
-        opened(&pool).await;
+        pool.ready().await.expect("its workers");
         let start = Instant::now();
         for answer in join_all((0..4).map(|_| pool.run(Nest(100)))).await {
             assert_eq!(answer.expect("an answer").expect("a sum"), 4950);

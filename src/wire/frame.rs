@@ -240,7 +240,6 @@ pub(crate) struct TaskType {
 pub(crate) struct Open {
     /// What is enforced, in words.
     pub(crate) enforced: Vec<String>,
-    pub(crate) parallelism: u32,
 }
 
 /// One task to run.

@@ -119,9 +119,8 @@ pub(super) fn attend(
     let link: Arc<dyn Link> = Arc::<Shared>::clone(shared);
     let uplink = Arc::new(Uplink::new(hello, worker.table.kinds(), worker.nested.take(), kin, link));
     let _ = shared.uplink.set(Arc::downgrade(&uplink));
-    let parallelism = thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(u32::MAX));
     let runtime = runtime::build(shared)?;
-    let open = Open { enforced, parallelism };
+    let open = Open { enforced };
     let states = runtime.block_on(runtime::serve(shared, worker, &place, open, uplink))?;
     prepare::finish(runtime, states);
     Ok(())

@@ -25,11 +25,11 @@ use crate::id::{TaskId, WorkerId};
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Tasks that wait for a worker.
+    /// Tasks that wait for a worker. Brief ones that are sent [together](crate::Pool::map) count as one.
     pub queued: usize,
     /// The size of their inputs, in bytes, as they are sent.
     pub queued_bytes: u64,
-    /// Tasks that a worker holds.
+    /// Tasks that a worker holds, counted in the same way.
     pub in_flight: usize,
     /// How many workers the pool is to have.
     pub wanted: usize,

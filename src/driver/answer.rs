@@ -9,10 +9,13 @@ use crate::error::{Error, ErrorKind};
 use crate::id::{TaskId, WorkerId};
 use crate::sched::Outcome;
 use crate::wire::frame::Verdict;
+use crate::wire::payload::Payload;
 
 impl State {
     pub(super) fn resolve(&mut self, task: TaskId, outcome: Outcome, hand: &mut Hand) {
         let answer = match outcome {
+            // It has its answers already.
+            Outcome::Answered if self.calls.packed(task).is_some() => Ok(Payload::new()),
             Outcome::Answered => match std::mem::replace(hand, Hand::Empty) {
                 Hand::Answer { verdict: Verdict::Returned, body, .. } => Ok(body),
                 Hand::Answer { worker, attempt, used, verdict, .. } => {
@@ -20,7 +23,7 @@ impl State {
                     Err(report::unanswered(about, verdict))
                 }
                 // The scheduler says Answered only while it handles Done.
-                Hand::Empty | Hand::Item(_) | Hand::Death(..) => Err(report::closed()),
+                Hand::Empty | Hand::Item(_) | Hand::Answers { .. } | Hand::Death(..) => Err(report::closed()),
             },
             Outcome::Failed { kind: ErrorKind::Overloaded, .. } => {
                 Err(report::overloaded(self.about(task, None, 0), self.sched.fullness()))

@@ -8,6 +8,7 @@ use std::task::{Poll, Waker};
 use slab::Slab;
 
 use super::options::Leash;
+use super::pack::Packed;
 use super::report;
 use super::stream::Streaming;
 use crate::error::{Earlier, Error};
@@ -46,6 +47,8 @@ enum Phase {
     Answered(Result<Payload, Error>),
     /// A stream, from its submission to its end.
     Streaming(Box<Streaming>),
+    /// A pack, the same.
+    Packed(Box<Packed>),
 }
 
 /// The kind of a call that only has a place yet.
@@ -64,21 +67,65 @@ impl Calls {
         leash: Option<Arc<Leash>>,
         stream: bool,
     ) -> Result<TaskId, Error> {
-        self.serial = self.serial.wrapping_add(1);
-        let serial = self.serial;
         let id = leash.as_ref().map(|leash| leash.id);
         let phase = match stream {
             false => Phase::Waiting { input, waker: None, leash },
             true => Phase::Streaming(Box::new(Streaming::new(input, leash))),
         };
+        let task = self.add(kind, phase, 1)?;
+        self.leashed.extend(id.map(|id| (id, task)));
+        Ok(task)
+    }
+
+    /// Adds a call for a pack.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert).
+    pub(super) fn insert_pack(&mut self, kind: u32, packed: Packed) -> Result<TaskId, Error> {
+        let (id, count) = (packed.leash().map(|leash| leash.id), packed.count());
+        let task = self.add(kind, Phase::Packed(Box::new(packed)), count)?;
+        self.leashed.extend(id.map(|id| (id, task)));
+        Ok(task)
+    }
+
+    /// Adds a call that takes so many serials.
+    fn add(&mut self, kind: u32, phase: Phase, serials: u32) -> Result<TaskId, Error> {
+        let serial = self.serial.wrapping_add(1);
+        self.serial = self.serial.wrapping_add(serials);
         let index = self.calls.insert(Call { serial, kind, placed: false, wanted: true, phase });
         let Ok(place) = u32::try_from(index) else {
             self.calls.remove(index);
             return Err(report::too_many());
         };
-        let task = TaskId::new(serial, place);
-        self.leashed.extend(id.map(|id| (id, task)));
-        Ok(task)
+        Ok(TaskId::new(serial, place))
+    }
+
+    /// A pack, with its kind.
+    pub(super) fn packed(&self, task: TaskId) -> Option<(u32, &Packed)> {
+        match self.get(task) {
+            Some(Call { kind, phase: Phase::Packed(packed), .. }) => Some((*kind, packed)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn packed_mut(&mut self, task: TaskId) -> Option<&mut Packed> {
+        match self.get_mut(task) {
+            Some(Call { phase: Phase::Packed(packed), .. }) => Some(packed),
+            _ => None,
+        }
+    }
+
+    /// Adds a call for what a pack has from the task at `at` on; `None` if that is nothing, or all.
+    pub(super) fn tail(&mut self, task: TaskId, at: u32) -> Option<TaskId> {
+        let (kind, packed) = self.packed(task)?;
+        let tail = packed.tail(at)?;
+        let (wanted, placed) = self.get(task).map(|call| (call.wanted, call.placed))?;
+        let rest = self.insert_pack(kind, tail).ok()?;
+        if let Some(call) = self.get_mut(rest) {
+            (call.wanted, call.placed) = (wanted, placed);
+        }
+        Some(rest)
     }
 
     /// The kind of a call. Ids come from workers too: any value is fine.
@@ -115,7 +162,7 @@ impl Calls {
                 call.phase = Phase::Streaming(Box::new(over));
                 false
             }
-            Phase::Answered(_) | Phase::Streaming(_) => false,
+            Phase::Answered(_) | Phase::Streaming(_) | Phase::Packed(_) => false,
         };
         if waits {
             call.kind = kind;
@@ -129,6 +176,7 @@ impl Calls {
         call.placed = true;
         match &mut call.phase {
             Phase::Waiting { waker, .. } => waker.take(),
+            Phase::Packed(packed) => packed.take_waker(),
             Phase::Answered(_) | Phase::Streaming(_) => None,
         }
     }
@@ -142,6 +190,9 @@ impl Calls {
         match self.get_mut(task) {
             Some(Call { placed: false, phase: Phase::Waiting { waker, .. }, .. }) => {
                 (Poll::Pending, waker.replace(new))
+            }
+            Some(Call { placed: false, phase: Phase::Packed(packed), .. }) if !packed.is_over() => {
+                (Poll::Pending, packed.replace_waker(Some(new)))
             }
             call => (Poll::Ready(call.is_some_and(|call| call.placed)), Some(new)),
         }
@@ -177,9 +228,13 @@ impl Calls {
         let wanted = call.wanted;
         let (waker, leash, input) = match &mut call.phase {
             Phase::Streaming(stream) => stream.end(answer),
+            Phase::Packed(packed) => {
+                let (waker, leash) = packed.end(answer);
+                (waker, leash, Payload::new())
+            }
             phase => match std::mem::replace(phase, Phase::Answered(answer)) {
                 Phase::Waiting { waker, leash, input } => (waker, leash, input),
-                Phase::Answered(_) | Phase::Streaming(_) => (None, None, Payload::new()),
+                Phase::Answered(_) | Phase::Streaming(_) | Phase::Packed(_) => (None, None, Payload::new()),
             },
         };
         if !wanted {
@@ -221,7 +276,9 @@ impl Calls {
         }
         match self.calls.remove(task.slot()).phase {
             Phase::Answered(answer) => (Poll::Ready(answer), Some(new)),
-            Phase::Waiting { .. } | Phase::Streaming(_) => (Poll::Ready(Err(report::closed())), Some(new)),
+            Phase::Waiting { .. } | Phase::Streaming(_) | Phase::Packed(_) => {
+                (Poll::Ready(Err(report::closed())), Some(new))
+            }
         }
     }
 
@@ -235,11 +292,12 @@ impl Calls {
             Phase::Streaming(stream) if !stream.is_over() => {
                 return (true, (None, Some(Box::new(stream.abandon()))));
             }
-            Phase::Answered(_) | Phase::Streaming(_) => {}
+            Phase::Packed(packed) if !packed.is_over() => return (true, (packed.take_waker(), None)),
+            Phase::Answered(_) | Phase::Streaming(_) | Phase::Packed(_) => {}
         }
         match self.calls.remove(task.slot()).phase {
             Phase::Streaming(stream) => (false, (None, Some(stream))),
-            Phase::Answered(_) | Phase::Waiting { .. } => (false, (None, None)),
+            Phase::Answered(_) | Phase::Waiting { .. } | Phase::Packed(_) => (false, (None, None)),
         }
     }
 

@@ -37,6 +37,11 @@ impl Options {
         self.is_cancelled() || self.deadline.is_some_and(|at| at <= Instant::now())
     }
 
+    /// Whether the pool has no more to do for a task of its own than to run it: tasks that share a worker's time for a while.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.timeout.is_none() && self.deadline.is_none() && self.retries == 0
+    }
+
     /// Whether the token was cancelled before the task came.
     pub(super) fn is_cancelled(&self) -> bool {
         self.leash.as_ref().is_some_and(|leash| leash.is_cancelled())
@@ -54,6 +59,7 @@ impl Options {
             retries: self.retries,
             deadline: self.deadline.map(|at| at.saturating_duration_since(now)),
             stream: false,
+            pack: 0,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nix::sys::signal::Signal;
 
 use super::Life;
@@ -80,7 +81,21 @@ pub(super) struct State {
 pub(super) enum Hand {
     Empty,
     Item(Payload),
-    Answer { worker: WorkerId, task: TaskId, attempt: u32, used: Duration, verdict: Verdict, body: Payload },
+    /// So many answers of a pack.
+    Answers {
+        worker: WorkerId,
+        attempt: u32,
+        n: u32,
+        body: Bytes,
+    },
+    Answer {
+        worker: WorkerId,
+        task: TaskId,
+        attempt: u32,
+        used: Duration,
+        verdict: Verdict,
+        body: Payload,
+    },
     Death(WorkerId, Box<Death>),
 }
 
@@ -307,6 +322,8 @@ impl State {
                 self.handle_with(now, Input::Done { worker, task, attempt, answer, used }, hand);
             }
             ToParent::Item { task, attempt } => self.receive_item(now, worker, task, attempt, body),
+            ToParent::Answers { task, attempt } => self.receive_answers(now, worker, task, attempt, &body),
+            ToParent::Cut { task, attempt, from } => self.receive_cut(now, worker, task, attempt, from),
             ToParent::Recalled { tasks } => {
                 if let Some(port) = find(&mut self.ports, worker) {
                     port.answered(tasks.len());
@@ -348,11 +365,15 @@ impl State {
                 let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
                 self.send(worker, &ToWorker::Cancel { task, grace_ms });
             }
-            Action::Deliver { task } => {
-                if let Hand::Item(item) = std::mem::replace(hand, Hand::Empty) {
-                    self.deliver(task, item);
+            Action::Deliver { task } => match std::mem::replace(hand, Hand::Empty) {
+                Hand::Item(item) => self.deliver(task, item),
+                Hand::Answers { worker, attempt, n, body } => {
+                    self.deliver_answers(task, (worker, attempt), n, body);
                 }
-            }
+                _ => {}
+            },
+            Action::Part { task, begun, outcome } => self.part(task, begun, outcome, hand),
+            Action::Split { task, at, rest } => self.split(task, at, rest),
             Action::Credit { worker, task, credit } => self.send(worker, &ToWorker::Credit { task, credit }),
             Action::Recall { worker, tasks } => self.send(worker, &ToWorker::Recall { tasks }),
             Action::Drain { worker } => self.send(worker, &ToWorker::Drain),

@@ -8,31 +8,71 @@ use std::task::{Context, Poll, ready};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
+use super::pack::Pack;
 use super::run::Run;
 use crate::driver::{Driver, Options, Place};
 use crate::error::Error;
 use crate::task::Task;
+use crate::wire::pack;
 
 /// How many tasks a stream keeps ahead of its consumer. Fewer starve the workers when tasks are short; more cost memory
 /// and make a dropped stream cancel more.
 const AHEAD: usize = 1024;
 
+/// The same for tasks that are so brief that they are packed: some milliseconds of work.
+const AHEAD_PACKED: usize = 8192;
+
 /// How many bytes of encoded input it keeps ahead. One input may always be under way, however large.
 const AHEAD_BYTES: usize = 4 << 20;
 
+/// How many tasks are under way one by one before others are packed: so few would be better spread over idle workers.
+const SPREAD: usize = 64;
+
+/// After how many tasks it is asked again whether to pack them.
+const ASKED: u64 = 32;
+
+/// How large inputs in packs are at most, and how many bytes a pack has. What is larger gains nothing.
+const SMALL: usize = 1024;
+const FULL: usize = 8 << 10;
+
 /// Many tasks, of which some are under way.
 pub(super) struct Many<O> {
-    /// Starts the task of the next input; `None` when there is none.
-    next: Option<Next<O>>,
+    /// Where the tasks come from; `None` when there are no more.
+    source: Option<Box<dyn Source<O>>>,
+    /// How many were started, and how many of these have given their output.
     started: u64,
+    given: u64,
     ahead_bytes: usize,
+    /// How many are packed, and when that was asked.
+    pack: u32,
+    asked: u64,
     running: Running<O>,
-    /// The last one that was started, while it waits for a place in the queue.
-    waiting: Option<Indexed<O>>,
+    /// What was started last, while it waits for a place in the queue.
+    waiting: Option<Entry<O>>,
 }
 
-/// Asks for the next input and starts its task.
-type Next<O> = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<Run<O>>> + Send>;
+/// Where tasks come from.
+trait Source<O>: Send {
+    /// Asks for the next input and starts its task.
+    fn next(&mut self, cx: &mut Context<'_>, index: u64) -> Poll<Option<Entry<O>>>;
+
+    /// How many are worth being packed now; less than two: none.
+    fn pack(&self) -> u32;
+
+    /// Asks for the next inputs and starts their tasks together, as far as they are there and small. How many those are.
+    fn next_pack(&mut self, cx: &mut Context<'_>, index: u64, most: u32) -> Poll<Option<(Entry<O>, u32)>>;
+}
+
+/// Tasks of one type.
+struct Typed<T, F> {
+    driver: Driver,
+    options: Options,
+    tasks: F,
+    /// Whether an input has come too late.
+    over: bool,
+    /// One that was asked for, and was too large for a pack.
+    held: Option<T>,
+}
 
 /// In which order outputs are given.
 #[derive(Clone, Copy)]
@@ -44,14 +84,24 @@ pub(super) enum Order {
 }
 
 enum Running<O> {
-    Ordered(VecDeque<Indexed<O>>),
-    Unordered(FuturesUnordered<Indexed<O>>),
+    Ordered(VecDeque<Entry<O>>),
+    /// With the pack that was the last to have something.
+    Unordered(FuturesUnordered<Entry<O>>, Option<Box<Pack<O>>>),
 }
 
-/// A task that knows its place among the inputs.
-struct Indexed<O> {
-    run: Run<O>,
-    index: u64,
+/// What is under way.
+enum Entry<O> {
+    /// A task that knows its place among the inputs.
+    One(Run<O>, u64),
+    /// Until it is ready.
+    Pack(Option<Box<Pack<O>>>),
+}
+
+/// What has come of it.
+enum Step<O> {
+    /// With the size of its input.
+    One(usize, Result<O, Error>),
+    Pack(Option<Box<Pack<O>>>),
 }
 
 impl<O: DeserializeOwned> Many<O> {
@@ -78,24 +128,23 @@ impl<O: DeserializeOwned> Many<O> {
     fn new<T: Task<Output = O>>(
         driver: Driver,
         options: Options,
-        mut tasks: impl FnMut(&mut Context<'_>) -> Poll<Option<T>> + Send + 'static,
+        tasks: impl FnMut(&mut Context<'_>) -> Poll<Option<T>> + Send + 'static,
         order: Order,
     ) -> Self {
-        let mut over = false;
-        let next = Box::new(move |cx: &mut Context<'_>| {
-            // The first input that comes too late says so, and stands for the rest: there may be no end of them.
-            if over {
-                return Poll::Ready(None);
-            }
-            let task = ready!(tasks(cx));
-            over = options.is_over();
-            Poll::Ready(task.map(|task| Run::start(&driver, &options, &task, Place::Awaited)))
-        });
         let running = match order {
             Order::Inputs => Running::Ordered(VecDeque::new()),
-            Order::Outputs => Running::Unordered(FuturesUnordered::new()),
+            Order::Outputs => Running::Unordered(FuturesUnordered::new(), None),
         };
-        Self { next: Some(next), started: 0, ahead_bytes: 0, running, waiting: None }
+        Self {
+            source: Some(Box::new(Typed { driver, options, tasks, over: false, held: None })),
+            started: 0,
+            given: 0,
+            ahead_bytes: 0,
+            pack: 0,
+            asked: 0,
+            running,
+            waiting: None,
+        }
     }
 
     /// Starts tasks until enough are under way, no input is there, or one has to wait for a place in the queue. That one is
@@ -103,35 +152,50 @@ impl<O: DeserializeOwned> Many<O> {
     fn fill(&mut self, cx: &mut Context<'_>) {
         loop {
             if let Some(waiting) = self.waiting.take() {
-                if waiting.run.poll_place(cx).is_pending() {
+                if waiting.poll_place(cx).is_pending() {
                     self.waiting = Some(waiting);
                     return;
                 }
                 self.running.push(waiting);
             }
-            if self.running.len() >= AHEAD || self.ahead_bytes >= AHEAD_BYTES {
+            if self.ahead_bytes >= AHEAD_BYTES {
                 return;
             }
-            let Some(next) = &mut self.next else { return };
-            let run = match next(cx) {
-                Poll::Ready(Some(run)) => run,
+            let (ahead, started) = (self.under_way(), self.started);
+            let Some(source) = &mut self.source else { return };
+            if ahead >= SPREAD && (self.pack > 1 || started - self.asked >= ASKED) {
+                (self.pack, self.asked) = (source.pack(), started);
+            }
+            let next = if self.pack > 1 && ahead >= SPREAD {
+                if ahead + self.pack as usize > AHEAD_PACKED {
+                    return;
+                }
+                source.next_pack(cx, started, self.pack)
+            } else if ahead >= AHEAD {
+                return;
+            } else {
+                source.next(cx, started).map(|entry| entry.map(|entry| (entry, 1)))
+            };
+            match next {
+                Poll::Ready(Some((entry, n))) => {
+                    self.ahead_bytes += entry.bytes();
+                    self.started += u64::from(n);
+                    self.waiting = Some(entry);
+                }
                 Poll::Ready(None) => {
-                    self.next = None;
+                    self.source = None;
                     return;
                 }
                 Poll::Pending => return,
-            };
-            self.ahead_bytes += run.bytes;
-            self.waiting = Some(Indexed { run, index: self.started });
-            self.started += 1;
+            }
         }
     }
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<O, Error>>> {
         self.fill(cx);
-        match ready!(self.running.poll_next(cx)) {
-            Some((bytes, result)) => {
-                self.ahead_bytes -= bytes;
+        match ready!(self.running.poll_next(cx, &mut self.ahead_bytes)) {
+            Some(result) => {
+                self.given += 1;
                 Poll::Ready(Some(result))
             }
             // Nothing has its place, but something waits for one, or there may be inputs to come.
@@ -141,17 +205,74 @@ impl<O: DeserializeOwned> Many<O> {
     }
 
     pub(super) fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.under_way(), self.next.is_none().then_some(self.under_way()))
+        (self.under_way(), self.source.is_none().then_some(self.under_way()))
     }
 
     pub(super) fn is_terminated(&self) -> bool {
-        self.next.is_none() && self.under_way() == 0
+        self.source.is_none() && self.under_way() == 0
     }
 }
 
 impl<O> Many<O> {
     fn under_way(&self) -> usize {
-        self.running.len() + usize::from(self.waiting.is_some())
+        // Each has its place in a table.
+        (self.started - self.given) as usize
+    }
+}
+
+impl<T: Task, F: FnMut(&mut Context<'_>) -> Poll<Option<T>>> Typed<T, F> {
+    fn input(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        match self.held.take() {
+            Some(held) => Poll::Ready(Some(held)),
+            None => (self.tasks)(cx),
+        }
+    }
+}
+
+impl<T: Task, F: FnMut(&mut Context<'_>) -> Poll<Option<T>> + Send> Source<T::Output> for Typed<T, F> {
+    fn next(&mut self, cx: &mut Context<'_>, index: u64) -> Poll<Option<Entry<T::Output>>> {
+        // The first input that comes too late says so, and stands for the rest: there may be no end of them.
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let task = ready!(self.input(cx));
+        self.over = self.options.is_over();
+        let start = |task| Entry::One(Run::start(&self.driver, &self.options, &task, Place::Awaited), index);
+        Poll::Ready(task.map(start))
+    }
+
+    fn pack(&self) -> u32 {
+        if self.options.is_plain() { self.driver.pack::<T>() } else { 0 }
+    }
+
+    fn next_pack(
+        &mut self,
+        cx: &mut Context<'_>,
+        index: u64,
+        most: u32,
+    ) -> Poll<Option<(Entry<T::Output>, u32)>> {
+        let (mut inputs, mut count, mut room) = (Vec::with_capacity(FULL / 4), 0, [0; SMALL]);
+        while count < most && inputs.len() < FULL && !self.options.is_over() {
+            let task = match self.input(cx) {
+                Poll::Ready(Some(task)) => task,
+                Poll::Ready(None) if count == 0 => return Poll::Ready(None),
+                Poll::Pending if count == 0 => return Poll::Pending,
+                // It is asked again when the pack is on its way.
+                Poll::Ready(None) | Poll::Pending => break,
+            };
+            match postcard::to_slice(&task, &mut room) {
+                Ok(input) if pack::put_input(&mut inputs, input) => count += 1,
+                _ => {
+                    self.held = Some(task);
+                    break;
+                }
+            }
+        }
+        if count == 0 {
+            return self.next(cx, index).map(|entry| entry.map(|entry| (entry, 1)));
+        }
+        let pack = Pack::start::<T>(&self.driver, &self.options, (inputs, count), index);
+        Poll::Ready(Some((Entry::Pack(Some(Box::new(pack))), count)))
     }
 }
 
@@ -164,43 +285,108 @@ impl<O> std::fmt::Debug for Many<O> {
     }
 }
 
-impl<O> Running<O> {
-    fn len(&self) -> usize {
+impl<O: DeserializeOwned> Entry<O> {
+    fn bytes(&self) -> usize {
         match self {
-            Self::Ordered(runs) => runs.len(),
-            Self::Unordered(runs) => runs.len(),
+            Self::One(run, _) => run.bytes,
+            Self::Pack(pack) => pack.as_ref().map_or(0, |pack| pack.bytes),
+        }
+    }
+
+    /// Resolves when it has a place in the queue, or an answer.
+    fn poll_place(&self, cx: &Context<'_>) -> Poll<()> {
+        match self {
+            Self::One(run, _) => run.poll_place(cx),
+            Self::Pack(pack) => pack.as_ref().map_or(Poll::Ready(()), |pack| pack.poll_place(cx)),
         }
     }
 }
 
 impl<O: DeserializeOwned> Running<O> {
-    fn push(&mut self, run: Indexed<O>) {
+    fn push(&mut self, entry: Entry<O>) {
         match self {
-            Self::Ordered(runs) => runs.push_back(run),
-            Self::Unordered(runs) => runs.push(run),
+            Self::Ordered(entries) => entries.push_back(entry),
+            Self::Unordered(entries, _) => entries.push(entry),
         }
     }
 
-    /// The next output, with the size of its input.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Result<O, Error>)>> {
-        match self {
-            Self::Ordered(runs) => {
-                let Some(first) = runs.front_mut() else { return Poll::Ready(None) };
-                let result = ready!(Pin::new(first).poll(cx));
-                runs.pop_front();
-                Poll::Ready(Some(result))
+    /// The next output. What inputs have had bytes and are done with is taken from `bytes`.
+    fn poll_next(&mut self, cx: &mut Context<'_>, bytes: &mut usize) -> Poll<Option<Result<O, Error>>> {
+        loop {
+            let pack = match self {
+                Self::Ordered(entries) => match entries.front_mut() {
+                    Some(Entry::Pack(pack)) => pack,
+                    Some(one) => {
+                        if let Step::One(size, result) = ready!(Pin::new(one).poll(cx)) {
+                            *bytes -= size;
+                            entries.pop_front();
+                            return Poll::Ready(Some(result));
+                        }
+                        continue;
+                    }
+                    None => return Poll::Ready(None),
+                },
+                Self::Unordered(entries, pack) => {
+                    if pack.is_none() {
+                        match ready!(entries.poll_next_unpin(cx)) {
+                            Some(Step::One(size, result)) => {
+                                *bytes -= size;
+                                return Poll::Ready(Some(result));
+                            }
+                            Some(Step::Pack(ready)) => *pack = ready,
+                            None => return Poll::Ready(None),
+                        }
+                    }
+                    pack
+                }
+            };
+            if let Some(result) = pack.as_mut().and_then(|pack| pack.next()) {
+                return Poll::Ready(Some(result));
             }
-            Self::Unordered(runs) => runs.poll_next_unpin(cx),
+            ready!(self.turn(cx, bytes));
         }
+    }
+
+    /// The pack whose turn it was has nothing more at the moment.
+    fn turn(&mut self, cx: &mut Context<'_>, bytes: &mut usize) -> Poll<()> {
+        match self {
+            Self::Ordered(entries) => {
+                let Some(Entry::Pack(Some(pack))) = entries.front_mut() else { return Poll::Ready(()) };
+                if !pack.is_over() {
+                    return pack.poll_ready(cx);
+                }
+                *bytes -= pack.bytes;
+                entries.pop_front();
+            }
+            Self::Unordered(entries, pack) => {
+                let Some(mut pack) = pack.take() else { return Poll::Ready(()) };
+                entries.extend(pack.take_rests().into_iter().map(|rest| Entry::Pack(Some(Box::new(rest)))));
+                match pack.is_over() {
+                    true => *bytes -= pack.bytes,
+                    false => entries.push(Entry::Pack(Some(pack))),
+                }
+            }
+        }
+        Poll::Ready(())
     }
 }
 
-impl<O: DeserializeOwned> Future for Indexed<O> {
-    type Output = (usize, Result<O, Error>);
+impl<O: DeserializeOwned> Future for Entry<O> {
+    type Output = Step<O>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(Pin::new(&mut self.run).poll(cx));
-        let index = self.index;
-        Poll::Ready((self.run.bytes, result.map_err(|error| error.with(|report| report.index = Some(index)))))
+        Poll::Ready(match &mut *self {
+            Self::One(run, index) => {
+                let result = ready!(Pin::new(&mut *run).poll(cx));
+                let result = result.map_err(|error| error.with(|report| report.index = Some(*index)));
+                Step::One(run.bytes, result)
+            }
+            Self::Pack(pack) => {
+                if let Some(pack) = pack {
+                    ready!(pack.poll_more(cx));
+                }
+                Step::Pack(pack.take())
+            }
+        })
     }
 }

@@ -8,6 +8,7 @@ mod items;
 mod life;
 mod many;
 mod one;
+mod pack;
 mod permit;
 mod run;
 #[cfg(test)]
@@ -102,10 +103,15 @@ impl Pool {
     /// Runs a task for every input and gives the outputs in the order of the inputs.
     ///
     /// Lazy: inputs are taken while the stream is polled, at most 1 024 or 4 MiB of encoded input ahead of what has been
-    /// taken out of it, so endless iterators are welcome. When the pool's queue is full it waits for places there, in turn
-    /// with everybody else who does. An error is one item and does not end the stream; only when the
-    /// view's deadline has passed or its token is cancelled, the next input's error is the last item and stands for all
-    /// inputs that were not taken.
+    /// taken out of it, so endless iterators are welcome. Of tasks that take less than 20 µs it is 8 192: these are sent
+    /// together, so many at a time as take 100 µs. Nothing else is different about them: each has its own outcome, and when
+    /// one turns out to take long, those behind it go elsewhere. Tasks with a timeout, a deadline or retries, and those of a
+    /// pool with several slots, a [queue limit](PoolBuilder::queue_limit) or a
+    /// [number of tasks a worker](PoolBuilder::max_tasks_per_worker), are always sent one by one.
+    ///
+    /// When the pool's queue is full it waits for places there, in turn with everybody else who does. An error is one item
+    /// and does not end the stream; only when the view's deadline has passed or its token is cancelled, the next input's
+    /// error is the last item and stands for all inputs that were not taken.
     /// [`Error::index`](crate::Error::index) names an error's input. Dropping the stream cancels what is under way.
     ///
     /// ```no_run

@@ -196,9 +196,11 @@ impl Scheduler {
         if !asked || !tasks.iter().all(|&task| self.take_promise(seat, task)) {
             return self.doom(seat, Cause::Violation);
         }
+        let weigh = |task: &TaskId| self.tasks.get(*task).map_or(0, |task| u64::from(task.weight()));
+        let given = tasks.iter().map(weigh).sum();
         let Some(worker) = self.worker_mut(seat) else { return };
         worker.recalls -= 1;
-        worker.given = worker.given.saturating_sub(tasks.len() as u64);
+        worker.given = worker.given.saturating_sub(given);
         let id = worker.id;
         let mut back = Vec::new();
         for &task in tasks {

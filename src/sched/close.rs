@@ -24,11 +24,11 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn count(&mut self, outcome: Outcome) {
+    pub(super) fn count(&mut self, outcome: Outcome, tasks: u64) {
         match outcome {
-            Outcome::Answered => self.finished += 1,
-            Outcome::Failed { kind: ErrorKind::Closed, .. } => self.closed += 1,
-            Outcome::Failed { .. } => self.failed += 1,
+            Outcome::Answered => self.finished += tasks,
+            Outcome::Failed { kind: ErrorKind::Closed, .. } => self.closed += tasks,
+            Outcome::Failed { .. } => self.failed += tasks,
         }
     }
 }

@@ -30,6 +30,7 @@
 //! | `worker` | what is known of a worker and its seat; back-off and bucket |
 //! | `limits` | timeouts and deadlines |
 //! | `flow` | streams: items in, credit out |
+//! | `pack` | many brief tasks as one: their answers, and what becomes of them when they part |
 //! | `supervise` | the ladder, pings, limits, killing |
 //! | `staff` | launching, opening, losing, replacing workers |
 //! | `size` | how many places there are: resizing, growing, idling |
@@ -79,7 +80,8 @@
 //! 17. Every item that a stream had credit for is delivered once, in order, and before its end; any other one is a
 //!     violation. A stream whose consumer has read everything has credit, and never more than a window that starts small
 //!     and grows as it is read. One of which an item came has begun, whatever else its worker's remains say.
-//! 18. In a tree of pools no more processes are granted than there may be, no more places are lent than the root's own
+//! 18. Of a pack each task has its own outcome, and invariants 1 and 2 hold for each. (`tests/pack` is its simulator.)
+//! 19. In a tree of pools no more processes are granted than there may be, no more places are lent than the root's own
 //!     workers leave, and what the dead were lent comes back. No task waits for a lease: it runs, or fails at once. A
 //!     place that comes back is offered first to those who have fewest of who was refused.
 
@@ -96,6 +98,7 @@ mod lanes;
 mod lease;
 mod levels;
 mod limits;
+mod pack;
 mod places;
 mod queue;
 mod recycle;
@@ -213,6 +216,8 @@ pub(crate) struct Spec {
     pub(crate) retries: u32,
     /// Whether it gives back items. Once one has come it is not tried again.
     pub(crate) stream: bool,
+    /// How many it stands for, if it is a pack: one after the other on one worker. Otherwise 0.
+    pub(crate) pack: u32,
 }
 
 impl Spec {
@@ -249,6 +254,12 @@ pub(crate) enum Input {
     Done { worker: WorkerId, task: TaskId, attempt: u32, answer: Answer, used: Duration },
     /// The worker sends an item of a stream, which costs so much. It is what the driver holds in its hand for `Deliver`.
     Item { worker: WorkerId, task: TaskId, attempt: u32, cost: u32 },
+    /// The worker answers so many tasks of a pack, the next ones. The answers are what the driver holds in its hand for
+    /// `Deliver`.
+    Answers { worker: WorkerId, task: TaskId, attempt: u32, n: u32 },
+    /// The worker gives back what a pack has from the task at `from` on: it has not begun, and will not wait for those before
+    /// it. It lives on as `rest`, an id whose index is free in the driver's table.
+    Cut { worker: WorkerId, task: TaskId, attempt: u32, from: u32, rest: TaskId },
     /// The consumer of a stream has read items that cost so much, all in all. Stale ids are ignored.
     Read { task: TaskId, cost: u32 },
     /// The worker answers a `Recall`: these had not begun and are ours again.
@@ -312,7 +323,7 @@ pub(crate) enum Action {
     Run { worker: WorkerId, task: TaskId, attempt: u32, left: Option<Duration> },
     /// Send `Cancel`. Never to a worker that can't read it any more; that one goes up the ladder in silence.
     Cancel { worker: WorkerId, task: TaskId, grace: Duration },
-    /// Put the item that the driver holds in its hand behind those that the task's caller has not read.
+    /// Put the item, or the answers of a pack, that the driver holds in its hand behind those that the task's caller has not read.
     Deliver { task: TaskId },
     /// Send `Credit`.
     Credit { worker: WorkerId, task: TaskId, credit: u32 },
@@ -329,6 +340,10 @@ pub(crate) enum Action {
     Kill { worker: WorkerId },
     /// Even SIGKILL did not help: let go of the worker. `Lost` need not follow and is ignored.
     Abandon { worker: WorkerId },
+    /// The tasks of a pack before `begun` that are not answered have come to this; it goes on with those behind, if any.
+    Part { task: TaskId, begun: u32, outcome: Outcome },
+    /// What a pack has from the task at `at` on is another pack now, `rest`.
+    Split { task: TaskId, at: u32, rest: TaskId },
     /// The attempt has failed like this, and the task is tried again.
     Retry { task: TaskId, worker: WorkerId, kind: ErrorKind, attempts: u32 },
     /// Tell the caller that the task, patient or merely reserved for, has a place in the queue. Once per task.

@@ -9,6 +9,7 @@ use crate::id::TaskId;
 use crate::sched::Spec;
 use crate::sched::clock::Time;
 use crate::sched::flow::Flow;
+use crate::sched::pack::Pack;
 
 const NONE: u32 = u32::MAX;
 
@@ -140,6 +141,8 @@ pub(super) struct Task {
     pub(super) limits: Option<Box<Limits>>,
     /// The account of the attempt that runs, if this is a stream.
     pub(super) flow: Option<Box<Flow>>,
+    /// How far it has come, if this is a pack.
+    pub(super) pack: Option<Box<Pack>>,
     /// How many attempts may have begun, the one under way included.
     pub(super) attempts: u32,
     /// `None`: queued.
@@ -210,7 +213,7 @@ pub(super) enum Rung {
 
 impl Task {
     pub(super) fn new(id: TaskId, spec: Spec) -> Self {
-        let Spec { kind, lane, priority, bytes, stream, .. } = spec;
+        let Spec { kind, lane, priority, bytes, stream, pack, .. } = spec;
         Self {
             id,
             order: 0,
@@ -221,9 +224,17 @@ impl Task {
             bytes,
             limits: None,
             flow: stream.then(Box::default),
+            pack: (pack > 0).then(|| Box::new(Pack { count: pack, done: 0 })),
             attempts: 0,
             sent: None,
         }
+    }
+
+    /// One like this, in the same place in the queue, that no worker has seen.
+    pub(super) fn successor(of: &Self) -> Self {
+        let Self { id, order, kind, lane, priority, bytes, .. } = *of;
+        let spec = Spec { kind, lane, priority, bytes, ..Spec::default() };
+        Self { order, stand: Stand::Inside, ..Self::new(id, spec) }
     }
 
     pub(super) fn timeout(&self) -> Option<Time> {
@@ -239,9 +250,10 @@ impl Task {
         self.attempts > 0
     }
 
-    /// Whether it is a stream and an item of this attempt has come: then it has begun, whatever is said of it.
+    /// Whether an item of this attempt has come, or an answer of a pack: then it has begun, whatever is said of it.
     pub(super) fn came(&self) -> bool {
         self.flow.as_ref().is_some_and(|flow| flow.came)
+            || self.pack.as_ref().is_some_and(|pack| pack.done > 0)
     }
 
     /// Takes the task from its worker. An attempt that had not `begun` does not count.

@@ -124,6 +124,8 @@ impl Scheduler {
             | Input::Open { worker }
             | Input::Done { worker, .. }
             | Input::Item { worker, .. }
+            | Input::Answers { worker, .. }
+            | Input::Cut { worker, .. }
             | Input::Recalled { worker, .. }
             | Input::Lease { worker, .. }
             | Input::Returned { worker, .. }
@@ -210,6 +212,8 @@ impl Scheduler {
                 self.done(seat, task, attempt, answer);
             }
             Input::Item { task, attempt, cost, .. } => self.item(seat, task, attempt, cost),
+            Input::Answers { task, attempt, n, .. } => self.answers(seat, task, attempt, n),
+            Input::Cut { task, attempt, from, rest, .. } => self.cut(seat, task, attempt, from, rest),
             Input::Recalled { tasks, .. } => self.recalled(seat, &tasks),
             Input::Bye { .. } => self.parted(seat),
             Input::Lease { worker, kind, n } => self.lease(worker, kind, n),
@@ -232,13 +236,20 @@ impl Scheduler {
         };
         let stop = task.sent.as_ref().and_then(|sent| sent.stop.as_ref());
         let kind = stop.map_or(ErrorKind::Cancelled, |stop| stop.kind);
+        let (stops, packed) = (stop.is_some(), task.pack.is_some());
+        // Of a pack that is to stop the worker may come to the end of what it has not given back.
+        let answer = match (answer, packed && task.weight() > 0) {
+            (Answer::Finished, true) if stops => Answer::Cancelled { began: false },
+            (Answer::Finished, true) => return self.doom(seat, Cause::Violation),
+            (answer, _) => answer,
+        };
         self.take_back(seat, id.index);
         match answer {
             Answer::Finished => {
-                if let Some(worker) = self.worker_mut(seat) {
+                if let Some(worker) = self.worker_mut(seat).filter(|_| !packed) {
                     worker.finished += 1;
                 }
-                self.finished += 1;
+                self.finished += u64::from(!packed);
                 if planted!(self, DoubleResolve) && self.finished.is_multiple_of(16) {
                     self.act(Action::Resolve { task: id, outcome: Outcome::Answered });
                 }
@@ -246,11 +257,15 @@ impl Scheduler {
             }
             Answer::Cancelled { began } => {
                 let worker = self.worker(seat).map(|worker| worker.id);
+                let rest = self.stopped(id.index, began, worker, kind);
                 let ran = self.tasks.at_mut(id.index).is_some_and(|task| {
-                    task.take(began || task.came());
+                    task.take((began || task.came()) && !packed);
                     task.ran()
                 });
-                self.fail(id.index, kind, worker, ran);
+                match rest {
+                    true => self.fail(id.index, kind, worker, ran),
+                    false => self.resolve(id.index, Outcome::Answered),
+                }
             }
         }
         self.settle(seat);
@@ -274,24 +289,18 @@ impl Scheduler {
         let place = &mut self.seats[seat as usize];
         let (Some(worker), Some(task)) = (&mut place.worker, self.tasks.at_mut(index)) else { return };
         // One of which nothing is known fills the room that there is.
-        let worth = self.forecast.of(task.kind).unwrap_or(WORTH);
+        let count = task.weight();
+        let worth = self.forecast.of(task.kind).map_or(WORTH, |each| each * count);
         if worker.tasks.is_empty() {
             (worker.heard, worker.pinged) = (now, false);
         }
-        worker.sent += 1;
+        let sequence = worker.sent + 1;
+        worker.sent += u64::from(count);
         worker.alone = task.stand == Stand::Alone;
-        worker.given += 1;
+        worker.given += u64::from(count);
         let last = worker.given >= self.config.most_tasks;
         task.attempts += 1;
-        task.sent = Some(Sent {
-            seat,
-            sequence: worker.sent,
-            worth,
-            recalled: false,
-            begun: None,
-            due: None,
-            stop: None,
-        });
+        task.sent = Some(Sent { seat, sequence, worth, recalled: false, begun: None, due: None, stop: None });
         if let Some(flow) = &mut task.flow {
             **flow = Flow::default();
         }
@@ -368,8 +377,9 @@ impl Scheduler {
 
     /// Learns from an answer how long tasks of its kind take.
     fn learn(&mut self, id: TaskId, answer: Answer, used: Duration) {
-        if let Some(kind) = self.tasks.get(id).filter(|_| answer == Answer::Finished).map(|task| task.kind) {
-            self.forecast.learn(kind, used);
+        if let Some(task) = self.tasks.get(id).filter(|_| answer == Answer::Finished) {
+            let tasks = task.pack.as_ref().map_or(1, |pack| pack.count.max(1));
+            self.forecast.learn(task.kind, used / tasks);
         }
     }
 
@@ -380,7 +390,7 @@ impl Scheduler {
                 self.clock.forget(at, Due::Task(index));
             }
             if self.mode > Mode::Running {
-                self.tally.count(outcome);
+                self.tally.count(outcome, task.weight().into());
             }
             self.act(Action::Resolve { task: task.id, outcome });
         }

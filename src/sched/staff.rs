@@ -21,7 +21,7 @@ use crate::sched::clock::{Alarm, Time};
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::strength::Strength;
 use crate::sched::worker::{Bucket, Cause, Phase, Worker, back_off};
-use crate::sched::{Action, Notice};
+use crate::sched::{Action, Notice, Outcome};
 
 /// How many starts have to fail in a row before starting is given up for now. Fewer makes a pool fail on a hiccup; more
 /// lets the user wait for what will not come.
@@ -154,11 +154,16 @@ impl Scheduler {
         let mut back = Vec::new();
         while let Some(index) = worker.tasks.pop_front(&mut self.tasks) {
             self.forget_ladder(index);
+            let rest = self.fall_apart(index, begun, &worker);
+            if rest == Some(false) {
+                self.resolve(index, Outcome::Answered);
+                continue;
+            }
             let rerun = planted!(self, RerunBegun);
             let Some(task) = self.tasks.at_mut(index) else { continue };
             let came = task.came() && !planted!(self, RerunStream);
             let in_time = task.sent.as_ref().is_some_and(|sent| sent.sequence <= begun);
-            let begun = (in_time || came) && !rerun;
+            let begun = (in_time || came) && rest.is_none() && !rerun;
             let Some(sent) = task.take(begun) else { continue };
             let (ran, stop) = (task.ran(), sent.stop.map(|stop| stop.kind));
             if begun && self.retry(index, stop, (&worker, worker.blame()), &mut back) {

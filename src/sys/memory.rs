@@ -112,6 +112,22 @@ impl Page {
         self.number(2).store(at + bytes.len() as u64, Ordering::Release);
     }
 
+    /// The worker's side: the same, and then the four bytes at `head` are others: the length of what has grown. Killed in between, the
+    /// worker has kept nothing that can be understood from there on.
+    pub(crate) fn extend(&self, at: u64, bytes: &[u8], head: u64, length: [u8; 4]) {
+        let (from, until) = (self.number(1).load(Ordering::Relaxed), self.number(2).load(Ordering::Relaxed));
+        let fits = at.wrapping_sub(from).saturating_add(bytes.len() as u64) <= KEPT as u64;
+        if at != until || !fits || head < from || head.saturating_add(4) > until {
+            return;
+        }
+        // SAFETY: the four bytes were just seen to lie within what is kept, and the parent reads when this process is dead.
+        unsafe {
+            let target = self.start.cast::<u8>().add(HEAD + (head - from) as usize);
+            target.copy_from_nonoverlapping(NonNull::from(&length).cast(), length.len());
+        }
+        self.keep(at, bytes);
+    }
+
     /// The worker's side: everything before `at` is written and need not be kept.
     pub(crate) fn written(&self, at: u64) {
         // Killed between the two stores, it has kept nothing behind `at`, and what is before is known to be written.

@@ -83,6 +83,11 @@ impl<F> Codec<F> {
         Self { limit, frames: PhantomData }
     }
 
+    /// Whether a message may be so long, its length included.
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        bytes - PREFIX <= self.limit as usize
+    }
+
     /// Appends a frame whose body is written by `body`. When that fails, or the whole is too large, `out` is as before.
     ///
     /// # Errors
@@ -173,6 +178,14 @@ impl<F, G: Serialize> Encoder<Message<G>> for Codec<F> {
             Ok(())
         })
     }
+}
+
+/// Says at the beginning of a frame how long it is, and gives that out.
+pub(crate) fn set_length(frame: &mut [u8]) -> [u8; PREFIX] {
+    // What is longer was refused before.
+    let length = u32::try_from(frame.len() - PREFIX).unwrap_or(u32::MAX).to_le_bytes();
+    frame[..PREFIX].copy_from_slice(&length);
+    length
 }
 
 /// Looks for the worker's magic in the first bytes that it wrote. Once it is there, `bytes` begins behind it and what

@@ -8,7 +8,8 @@ use tokio_util::codec::Decoder;
 
 use super::MESSAGE_LIMIT;
 use super::codec::Codec;
-use super::frame::{Batch, Run, Shape, ToParent, ToWorker, Verdict};
+use super::frame::{Pack, Run, Shape, ToParent, ToWorker, Verdict};
+use super::pack;
 use super::payload::Gather;
 use crate::blob::{Blob, LARGE};
 use crate::id::TaskId;
@@ -81,8 +82,19 @@ fn counted() {
     let task = TaskId::new(70_000, 300);
     let run = Run { task, attempt: 1, index: 5, remaining_us: Some(1_000_000), trace: None };
     frame("Run", &ToWorker::Run(run), &[7; 24]);
-    let tasks = (0..64).map(|n| (TaskId::new(70_000 + n, 300 + n), 1, 8)).collect();
-    frame("Batch of 64", &ToWorker::Batch(Batch { index: 5, tasks }), &[7; 64 * 8]);
+    let pack = Pack { task, attempt: 1, index: 5, first: 0, count: 64 };
+    frame("Pack of 64", &ToWorker::Pack(pack), &[7; 64 * 8]);
+    let mut inputs = Vec::new();
+    count("inputs of a pack, in and out", ROUNDS, || {
+        inputs.clear();
+        for _ in 0..ROUNDS {
+            black_box(pack::put_input(&mut inputs, black_box(&[7; 8])));
+        }
+        let mut rest = &inputs[..];
+        while !rest.is_empty() {
+            black_box(pack::take_input(&mut rest).unwrap());
+        }
+    });
     let done = ToParent::Done { task, attempt: 1, used_us: 130, verdict: Verdict::Returned };
     frame("Done", &done, &[7; 24]);
     value("small value", &(70_000_u64, "a path of some length".to_owned(), vec![Some(3_u32), None]));

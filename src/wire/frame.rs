@@ -17,8 +17,8 @@ pub(crate) enum ToWorker {
     Hello(Hello),
     /// One task. Body: its encoded input.
     Run(Run),
-    /// Many tasks of one type. Body: the encoded inputs, one after the other.
-    Batch(Batch),
+    /// Many brief tasks of one type, to be run one after the other. Body: their inputs, as in [`pack`](super::pack).
+    Pack(Pack),
     /// Give back these tasks if they have not begun.
     Recall {
         tasks: Vec<TaskId>,
@@ -90,7 +90,8 @@ pub(crate) enum ToParent {
         task: TaskId,
         attempt: u32,
     },
-    /// Exactly once per task that was sent and not recalled. Body: the encoded output, if it returned.
+    /// Exactly once per task that was sent and not recalled. Body: the encoded output, if it returned. Of a pack: once, behind
+    /// its answers, without a body.
     Done {
         task: TaskId,
         attempt: u32,
@@ -142,6 +143,17 @@ pub(crate) enum ToParent {
     /// What the other side has placed at these offsets is not needed any more.
     Released {
         offsets: Vec<u64>,
+    },
+    /// The next answers of a pack. Body: these, as in [`pack`](super::pack).
+    Answers {
+        task: TaskId,
+        attempt: u32,
+    },
+    /// The tasks of a pack from this one on, counted from the first in its body, are given back: they have not begun.
+    Cut {
+        task: TaskId,
+        attempt: u32,
+        from: u32,
     },
 }
 
@@ -255,12 +267,17 @@ pub(crate) struct Run {
     pub(crate) trace: Option<(u128, u64, u8)>,
 }
 
-/// Many tasks of one type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Batch {
+/// Many tasks of one type, which are sent and held as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pack {
+    /// Names the pack. Its tasks have the ids from there on: this index, and serials that count up.
+    pub(crate) task: TaskId,
+    pub(crate) attempt: u32,
+    /// Position in the worker's task table.
     pub(crate) index: u32,
-    /// Each task with its attempt and the length of its input in the body.
-    pub(crate) tasks: Vec<(TaskId, u32, u32)>,
+    /// How many of its tasks are over already: this one, of the pack's ids, is the first in the body.
+    pub(crate) first: u32,
+    pub(crate) count: u32,
 }
 
 /// How a task ended, as its worker says.
@@ -298,14 +315,14 @@ pub(crate) trait Shape {
 
 impl Shape for ToWorker {
     fn has_body(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Batch(_) | Self::Chunk { .. })
+        matches!(self, Self::Run(_) | Self::Pack(_) | Self::Chunk { .. })
     }
 }
 
 impl Shape for ToParent {
     fn has_body(&self) -> bool {
         match self {
-            Self::Item { .. } | Self::Chunk { .. } => true,
+            Self::Item { .. } | Self::Answers { .. } | Self::Chunk { .. } => true,
             Self::Done { verdict, .. } => *verdict == Verdict::Returned,
             _ => false,
         }

@@ -20,6 +20,7 @@ pub(crate) mod codec;
 pub(crate) mod counted;
 pub(crate) mod credit;
 pub(crate) mod frame;
+pub(crate) mod pack;
 pub(crate) mod payload;
 #[cfg(test)]
 mod tests;

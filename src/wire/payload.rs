@@ -113,6 +113,15 @@ impl Payload {
     }
 }
 
+/// Decodes a value from all of `bytes`, which are no part of anything that blobs may share.
+///
+/// # Errors
+///
+/// As [`Payload::decode`].
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
+    read(bytes, &[])
+}
+
 /// Decodes a value from all of `bytes`, and `more` behind them.
 fn read<T: DeserializeOwned>(bytes: &[u8], more: &[Bytes]) -> Result<T, postcard::Error> {
     read_from(Cursor { rest: bytes, more, torn: None })

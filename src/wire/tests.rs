@@ -10,7 +10,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use super::codec::{self, Codec, Message, Unsendable, Violation, take_magic};
 use super::frame::{
-    Ancestor, Batch, Hello, LeaseKind, Limits, Open, Placed, Ready, Run, Sandbox, Shape, TaskType, ToParent,
+    Ancestor, Hello, LeaseKind, Limits, Open, Pack, Placed, Ready, Run, Sandbox, Shape, TaskType, ToParent,
     ToWorker, Tree, Verdict,
 };
 use super::payload::Payload;
@@ -36,10 +36,10 @@ trait Named {
     fn name(&self) -> &'static str;
 }
 
-variants!(to_worker, ToWorker: Hello Run Batch Recall Credit Cancel Chunk Drain Ping Pong Nudge Lease Granted Returned
+variants!(to_worker, ToWorker: Hello Run Pack Recall Credit Cancel Chunk Drain Ping Pong Nudge Lease Granted Returned
     Spans Released);
 variants!(to_parent, ToParent: Ready Open Started Recalled Item Done Chunk Log Usage Bye Ping Pong Nudge Lease Granted
-    Returned Spans Released);
+    Returned Spans Released Answers Cut);
 variants!(verdict, Verdict: Returned Panicked Cancelled UnknownTask BadInput BadOutput TooLarge);
 variants!(lease, LeaseKind: Place Process);
 variants!(sandbox, Sandbox: Contain);
@@ -89,9 +89,9 @@ fn golden_to_worker() -> Vec<Golden<ToWorker>> {
             "20000000010102010501c0843d0180808080808080808080808080808080808002ff0101",
         ),
         (
-            ToWorker::Batch(Batch { index: 5, tasks: vec![(task(1), 1, 2), (task(2), 3, 1)] }),
-            b"aab",
-            "0e0000000205020102010202020301616162",
+            ToWorker::Pack(Pack { task: task(1), attempt: 3, index: 5, first: 300, count: 2 }),
+            b"\x01\0a\0\0",
+            "0d0000000201020305ac02020100610000",
         ),
         (ToWorker::Recall { tasks: vec![task(1), task(300)] }, b"", "0700000003020102ac0202"),
         (ToWorker::Credit { task: task(1), credit: 16 }, b"", "0400000004010210"),
@@ -169,6 +169,8 @@ fn golden_to_parent() -> Vec<Golden<ToParent>> {
         (ToParent::Returned { kind: LeaseKind::Process, n: 3 }, b"", "030000000f0103"),
         (ToParent::Spans { placed: placed() }, b"", "0f00000010020500c0b802ac0280a001808040"),
         (ToParent::Released { offsets: vec![300] }, b"", "040000001101ac02"),
+        (ToParent::Answers { task: task(1), attempt: 1 }, b"\x02\0\0\0\x07", "09000000120102010200000007"),
+        (ToParent::Cut { task: task(1), attempt: 1, from: 300 }, b"", "0600000013010201ac02"),
     ]
 }
 
@@ -329,9 +331,12 @@ impl Random {
                 remaining_us: self.option(Self::word),
                 trace: self.option(|r| (u128::from_le_bytes(r.nonce()), r.u64(), r.u64() as u8)),
             }),
-            2 => ToWorker::Batch(Batch {
+            2 => ToWorker::Pack(Pack {
+                task: self.task(),
+                attempt: self.half(),
                 index: self.half(),
-                tasks: self.list(|r| (r.task(), r.half(), r.half())),
+                first: self.half(),
+                count: self.half(),
             }),
             3 => ToWorker::Recall { tasks: self.list(Self::task) },
             4 => ToWorker::Credit { task: self.task(), credit: self.half() },

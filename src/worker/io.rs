@@ -16,6 +16,7 @@ use super::depot::Depot;
 use super::effects::Effects;
 use super::leave::{self, Way};
 use super::outbox::Outbox;
+use super::pack::Ongoing;
 use super::pulse::Pulse;
 use super::queue::{Queue, Queued};
 use super::running::Running;
@@ -64,6 +65,8 @@ pub(super) struct Io {
     unparsed: BytesMut,
     queue: Queue,
     pub(super) running: Running,
+    /// The pack that runs, in the only slot.
+    pub(super) pack: Option<Ongoing>,
     pub(super) out: Outbox,
     /// Wakes the main thread when the watcher has read something for it: the bytes are gone from the socket, so nothing
     /// else would.
@@ -113,6 +116,7 @@ impl Shared {
             unparsed,
             queue: Queue::default(),
             running: Running::new(slots.len()),
+            pack: None,
             out: Outbox::new(page),
             reader: None,
             standin: false,
@@ -154,6 +158,7 @@ impl Shared {
         io.running.begin(slot, queued.task);
         let turn = self.slots[slot].begin();
         io.out.begun(queued.position);
+        io.pack = queued.pack.map(|pack| Ongoing::new(&pack, queued.position));
         self.pulse.beat();
         Next::Task(queued, turn)
     }
@@ -396,7 +401,8 @@ impl Io {
             }
             ToWorker::Spans { placed } => self.arriving = Some(self.depot.expect(&placed)?),
             ToWorker::Released { offsets } => self.depot.free(&offsets)?,
-            ToWorker::Batch(batch) => self.queue.add_batch(batch, body)?,
+            ToWorker::Pack(_) if slots.len() > 1 => return Err(malformed("a pack for many slots")),
+            ToWorker::Pack(pack) => self.queue.add_pack(pack, body)?,
             ToWorker::Recall { tasks } => self.recall(tasks),
             ToWorker::Cancel { task, grace_ms } => self.cancel(task, grace_ms, slots, effects),
             ToWorker::Credit { task, credit } => self.running.grant(task, credit, &mut effects.wakers),

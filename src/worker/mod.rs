@@ -22,6 +22,7 @@ mod init;
 mod io;
 mod leave;
 mod outbox;
+mod pack;
 mod prepare;
 mod pulse;
 mod queue;

@@ -14,9 +14,13 @@ use nix::unistd::write;
 use crate::sys::memory::Page;
 use crate::wire::KEPT;
 use crate::wire::chain::Chain;
-use crate::wire::codec::{Codec, Unsendable};
+use crate::wire::codec::{self, Codec, Unsendable};
 use crate::wire::frame::{ToParent, ToWorker};
+use crate::wire::pack;
 use crate::wire::payload::Payload;
+
+/// How large a frame of answers grows. In a larger one, more is lost with a worker that is killed just while it grows.
+const GROWS: usize = 8 << 10;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -26,13 +30,15 @@ pub(super) struct Outbox {
     said: u64,
     /// Whether it is written to a pipe, as it is known once that was tried.
     is_pipe: bool,
+    /// Where the last frame begins within the last of the bytes, while it may grow: nothing of it is written.
+    open: Option<usize>,
     /// Where the parent sees, even when this process is dead, what was said and what has begun.
     page: Option<Page>,
 }
 
 impl Outbox {
     pub(super) fn new(page: Option<Page>) -> Self {
-        Self { bytes: Chain::default(), said: 0, is_pipe: false, page }
+        Self { bytes: Chain::default(), said: 0, is_pipe: false, open: None, page }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -77,6 +83,41 @@ impl Outbox {
         Ok(())
     }
 
+    /// Adds an answer of a pack to the frame of those before it, or to a new one.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub(super) fn add_answer(
+        &mut self,
+        codec: &Codec<ToWorker>,
+        frame: &ToParent,
+        (head, answer): ([u8; pack::ANSWER], &[u8]),
+    ) -> Result<(), Unsendable> {
+        let (end, more) = (self.bytes.end().len(), head.len() + answer.len());
+        let grows = self.open.filter(|open| codec.fits(end - open + more) && end - open < GROWS);
+        let Some(open) = grows else {
+            codec.encode_with(frame, self.bytes.end(), |bytes| {
+                bytes.extend_from_slice(&head);
+                bytes.extend_from_slice(answer);
+                Ok(())
+            })?;
+            self.keep(end);
+            self.open = Some(end);
+            return Ok(());
+        };
+        let bytes = self.bytes.end();
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(answer);
+        let length = codec::set_length(&mut bytes[open..]);
+        if let Some(page) = &self.page {
+            let begins = self.said - (end - open) as u64;
+            page.extend(self.said, &bytes[end..], begins, length);
+        }
+        self.said += more as u64;
+        Ok(())
+    }
+
     /// Adds a frame with a large body, which is not copied.
     ///
     /// # Errors
@@ -103,6 +144,7 @@ impl Outbox {
     ///
     /// What `write` says; `WouldBlock` when the parent has to read first.
     pub(super) fn write(&mut self, output: &OwnedFd) -> io::Result<()> {
+        self.open = None;
         while !self.bytes.is_empty() {
             match self.write_once(output).map_err(io::Error::from) {
                 Ok(n) => self.bytes.advance(n, KEPT),
@@ -145,6 +187,7 @@ impl Outbox {
 
     /// Nothing is written any more. What is kept stays where the parent finds it.
     pub(super) fn discard(&mut self) {
+        self.open = None;
         self.bytes.clear();
     }
 
@@ -155,6 +198,7 @@ impl Outbox {
 
     /// Adds bulk as it is.
     fn push(&mut self, piece: Bytes) {
+        self.open = None;
         if let Some(page) = &self.page {
             page.keep(self.said, &piece);
         }
@@ -163,6 +207,7 @@ impl Outbox {
     }
 
     fn keep(&mut self, start: usize) {
+        self.open = None;
         let added = &self.bytes.end()[start..];
         if let Some(page) = &self.page {
             page.keep(self.said, added);

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use crate::id::TaskId;
 use crate::wire::codec::Violation;
-use crate::wire::frame::{Batch, Run};
+use crate::wire::frame::{Pack, Run};
+use crate::wire::pack;
 use crate::wire::payload::Payload;
 
 #[derive(Debug, Default)]
@@ -26,8 +27,10 @@ pub(super) struct Queued {
     pub(super) index: u32,
     pub(super) deadline: Option<Instant>,
     pub(super) input: Payload,
-    /// Which task of the link it is, counted from 1.
+    /// Which task of the link it is, counted from 1; of a pack, its first.
     pub(super) position: u64,
+    /// What there is to know of it, if it is a pack, whose inputs are the input.
+    pub(super) pack: Option<Pack>,
 }
 
 impl Queue {
@@ -53,27 +56,25 @@ impl Queue {
         let Run { task, attempt, index, .. } = run;
         self.received += 1;
         let position = self.received;
-        self.tasks.push_back(Queued { task, attempt, index, deadline, input, position });
+        self.tasks.push_back(Queued { task, attempt, index, deadline, input, position, pack: None });
     }
 
     /// # Errors
     ///
     /// When the inputs are not those that the frame announces.
-    pub(super) fn add_batch(&mut self, batch: Batch, mut body: Bytes) -> Result<(), Violation> {
-        for (task, attempt, length) in batch.tasks {
-            let length = length as usize;
-            if length > body.len() {
-                return Err(Violation::Malformed { reason: "a batch with too few inputs".into() });
-            }
-            let input = body.split_to(length).into();
-            self.received += 1;
-            let (index, position) = (batch.index, self.received);
-            self.tasks.push_back(Queued { task, attempt, index, deadline: None, input, position });
+    pub(super) fn add_pack(&mut self, frame: Pack, body: Bytes) -> Result<(), Violation> {
+        let (mut rest, Pack { task, attempt, index, count, .. }) = (&body[..], frame);
+        for _ in 0..count {
+            pack::take_input(&mut rest)?;
         }
-        match body.len() {
-            0 => Ok(()),
-            bytes => Err(Violation::Leftover { bytes }),
+        if count == 0 || !rest.is_empty() {
+            return Err(Violation::Leftover { bytes: rest.len() });
         }
+        let position = self.received + 1;
+        self.received += u64::from(count);
+        let (input, pack) = (body.into(), Some(frame));
+        self.tasks.push_back(Queued { task, attempt, index, deadline: None, input, position, pack });
+        Ok(())
     }
 
     /// Takes a task out of the middle. A scan, but of at most a prefetch's length.

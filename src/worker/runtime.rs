@@ -16,13 +16,15 @@ use std::sync::Arc;
 use std::task::{Context as Wake, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::task::unconstrained;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::Worker;
 use super::crowd::Crowd;
 use super::flow::Flow;
 use super::io::{Next, Shared};
+use super::pack::Ended;
 use super::prepare;
 use super::queue::Queued;
 use super::reader::Reader;
@@ -33,8 +35,9 @@ use crate::state::States;
 use crate::task::Table;
 use crate::uplink::Uplink;
 use crate::wire::KEPT;
-use crate::wire::frame::{Open, ToParent, Verdict};
-use crate::wire::payload::Gather;
+use crate::wire::frame::{Open, Pack, ToParent, Verdict};
+use crate::wire::pack;
+use crate::wire::payload::{Gather, Payload};
 
 /// What is longer than this is not one of very many.
 pub(super) const BRIEF: Duration = Duration::from_micros(20);
@@ -53,6 +56,10 @@ pub(super) const GATHERED: usize = 60_000;
 /// How long the main thread may go from task to task without looking at the link and letting what tasks have spawned run.
 /// Half a millisecond of prefetched tasks is usual; an empty look costs about a microsecond.
 pub(super) const BREATH: Duration = Duration::from_millis(1);
+
+/// After how many brief tasks of a pack the clock is looked at: that takes as long as the briefest of them. One that is not brief
+/// is seen by the watcher.
+const STRIDE: u32 = 8;
 
 /// A type whose last task took longer than this is not begun in front of answers that wait to be written.
 pub(super) const LONG: Duration = Duration::from_millis(1);
@@ -177,6 +184,9 @@ impl<'a> Main<'a> {
     async fn serve(mut self) {
         loop {
             match self.scene.shared.begin(SLOT) {
+                Next::Task(Queued { pack: Some(pack), input, .. }, turn) => {
+                    self.run_pack(pack, input.join(), turn).await
+                }
                 Next::Task(queued, turn) => self.run(queued, turn).await,
                 Next::Wait => self.wait().await,
                 Next::Leave => break,
@@ -199,10 +209,53 @@ impl<'a> Main<'a> {
         }
     }
 
+    /// Runs the tasks of a pack and answers each.
+    async fn run_pack(&mut self, frame: Pack, inputs: Bytes, mut turn: u64) {
+        let Pack { attempt, index, .. } = frame;
+        let (began, mut inputs, mut unseen, mut stride) = (self.now, &inputs[..], 0, 1);
+        for n in 0.. {
+            // They were counted when they came.
+            let input = Payload::copied(pack::take_input(&mut inputs).unwrap_or_default());
+            let task = super::pack::id(&frame, n);
+            let mut queued = Queued { task, attempt, index, deadline: None, input, position: 0, pack: None };
+            let verdict = match self.scene.start(SLOT, &mut queued, turn) {
+                Ok(mut turn) => self.drive(&mut turn, true).await,
+                Err(verdict) => verdict,
+            };
+            unseen += 1;
+            let (mut due, mut late) = (false, false);
+            if unseen == stride {
+                let ended = Instant::now();
+                let took = ended - std::mem::replace(&mut self.now, ended);
+                due = ended - self.flushed >= if took > BRIEF { PATIENCE } else { GATHER };
+                late = ended - began > BREATH;
+                stride = if took > BRIEF { 1 } else { (2 * stride).min(STRIDE) };
+                unseen = 0;
+            }
+            let mut wrote = false;
+            let flush = |gathered| {
+                wrote = due || gathered > GATHERED;
+                wrote
+            };
+            let ended = Ended { verdict, began, late };
+            let next = self.scene.shared.next(SLOT, ended, &mut self.output, flush);
+            if wrote {
+                self.flushed = self.now;
+            }
+            self.output.clear(KEPT);
+            let Some(next) = next else { break };
+            turn = next;
+        }
+        self.now = Instant::now();
+        if self.now - self.breathed >= BREATH {
+            self.breathe().await;
+        }
+    }
+
     /// Runs one task and answers.
     async fn run(&mut self, mut queued: Queued, turn: u64) {
         let verdict = match self.scene.start(SLOT, &mut queued, turn) {
-            Ok(mut turn) => self.drive(&mut turn).await,
+            Ok(mut turn) => self.drive(&mut turn, false).await,
             Err(verdict) => verdict,
         };
         if verdict != Verdict::Returned {
@@ -214,13 +267,21 @@ impl<'a> Main<'a> {
         }
     }
 
-    /// Polls the task, and the link whenever the task awaits, until there is a verdict.
-    async fn drive(&mut self, turn: &mut Turn) -> Verdict {
-        let mut grace: Option<Pin<Box<Sleep>>> = None;
+    /// Polls the task, and the link whenever the task awaits, until there is a verdict. One that is `packed` and awaits for long
+    /// does not keep those behind it.
+    async fn drive(&mut self, turn: &mut Turn, mut packed: bool) -> Verdict {
+        let (mut grace, mut breath) = (None, None);
         poll_fn(|cx| {
             self.scene.shared.pulse.beat();
             if let Poll::Ready(verdict) = turn.poll(cx, &mut self.output) {
                 return Poll::Ready(verdict);
+            }
+            if packed {
+                let breath: &mut Pin<Box<_>> = breath.get_or_insert_with(|| Box::pin(sleep(BREATH)));
+                if pin!(unconstrained(breath.as_mut())).poll(cx).is_ready() {
+                    packed = false;
+                    self.scene.shared.claim().cut();
+                }
             }
             self.await_with(turn, &mut grace, cx)
         })

@@ -270,6 +270,7 @@ impl Watcher {
             let effects = self.shared.read(&mut io);
             let drained = effects.is_none();
             let effects = effects.map(|effects| io.on_behalf(effects));
+            io.cut();
             self.shared.flush(&mut io);
             let (full, stream) = (io.has_output(), io.running.has_stream());
             drop(io);

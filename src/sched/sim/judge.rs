@@ -33,6 +33,7 @@ impl Model {
             Action::Cancel { worker, task, grace } => self.cancel(worker, task, grace),
             Action::Retry { task, worker, kind, attempts } => self.retry(task, worker, kind, attempts),
             Action::Grant { task } => self.grant(task),
+            Action::Part { .. } | Action::Split { .. } => Err("nothing was packed".into()),
             Action::Resolve { task, outcome } => self.resolve(task, outcome),
             Action::Started { ok } => {
                 ensure!(self.started != Some(true) && self.started != Some(ok), "started twice");

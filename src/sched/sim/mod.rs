@@ -36,7 +36,7 @@ mod model;
 mod notices;
 mod order;
 mod plan;
-mod rng;
+pub(super) mod rng;
 mod seats;
 mod sizes;
 mod time;

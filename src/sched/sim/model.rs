@@ -222,6 +222,8 @@ impl Model {
             | Input::Open { worker }
             | Input::Done { worker, .. }
             | Input::Item { worker, .. }
+            | Input::Answers { worker, .. }
+            | Input::Cut { worker, .. }
             | Input::Recalled { worker, .. }
             | Input::Lease { worker, .. }
             | Input::Returned { worker, .. }

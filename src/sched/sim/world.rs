@@ -239,6 +239,8 @@ impl World {
             // Some come too late.
             deadline: deadline.map(|left| if self.rng.percent(5) { Duration::ZERO } else { left }),
             stream: self.rng.percent(self.plan.streams),
+            // Packs have a simulation of their own.
+            pack: 0,
         }
     }
 

@@ -3,6 +3,7 @@
 mod ahead;
 mod counted;
 mod flow;
+mod pack;
 mod places;
 mod quarantine;
 mod retry;

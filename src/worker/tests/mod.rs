@@ -5,6 +5,7 @@ mod control;
 mod death;
 mod entry;
 mod pace;
+mod pack;
 pub(crate) mod parent;
 mod prepare;
 mod pulse;
@@ -36,6 +37,7 @@ pub(crate) fn worker() -> Worker {
         .task::<Forever>()
         .task::<Polite>()
         .task::<Leave>()
+        .task::<Quit>()
         .task::<Meet>()
         .task::<Gather>()
         .task::<Idle>()

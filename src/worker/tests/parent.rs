@@ -75,6 +75,8 @@ pub(crate) struct Parent {
     pub(crate) preamble: Bytes,
     codec: Codec<ToParent>,
     bytes: BytesMut,
+    /// How many bytes came, those before the magic not counted.
+    pub(crate) received: u64,
     serial: u32,
     child: Child,
     stderr: Option<JoinHandle<String>>,
@@ -121,22 +123,29 @@ impl Parent {
         let nonce = hello.nonce;
         link.write_all(&encode(hello_frame(hello))).unwrap();
         let (mut codec, mut bytes) = (Codec::<ToParent>::new(MESSAGE_LIMIT), BytesMut::new());
+        let mut received = 0;
+        let mut more = |bytes: &mut BytesMut| {
+            let n = fill(&mut link, bytes);
+            received += n as u64;
+            n
+        };
         let preamble = loop {
             if let Some(preamble) = take_magic(&mut bytes).unwrap() {
                 break preamble;
             }
-            assert_ne!(fill(&mut link, &mut bytes), 0, "no greeting: {}", stderr.join().unwrap());
+            assert_ne!(more(&mut bytes), 0, "no greeting: {}", stderr.join().unwrap());
         };
         let mut next = || loop {
             if let Some(message) = codec.decode(&mut bytes).unwrap() {
                 return message.frame;
             }
-            assert_ne!(fill(&mut link, &mut bytes), 0);
+            assert_ne!(more(&mut bytes), 0);
         };
         let (ToParent::Ready(ready), ToParent::Open(open)) = (next(), next()) else { panic!("not greeted") };
         assert_eq!((ready.nonce, ready.pid, ready.version), (nonce, child.id(), VERSION));
         let stderr = Some(stderr);
-        Self { link, page, ready, open, preamble, codec, bytes, serial: 0, child, stderr }
+        received -= preamble.len() as u64;
+        Self { link, page, ready, open, preamble, codec, bytes, received, serial: 0, child, stderr }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -196,7 +205,9 @@ impl Parent {
             if let Some(message) = self.codec.decode(&mut self.bytes).unwrap() {
                 return Some(message);
             }
-            if fill(&mut self.link, &mut self.bytes) == 0 {
+            let n = fill(&mut self.link, &mut self.bytes);
+            self.received += n as u64;
+            if n == 0 {
                 assert!(self.bytes.is_empty(), "the link ended within a frame");
                 return None;
             }

@@ -149,6 +149,11 @@ task!(Polite(ms: u64) -> String, cx, {
     "cleaned up".to_owned()
 });
 
+// Ends the process, if it is to.
+task!(Quit(now: bool) -> (), _cx, if now {
+    std::process::exit(9)
+});
+
 // Leaves a subtask behind that blocks the runtime's thread after the task has been answered.
 task!(Leave(ms: u64) -> (), _cx, {
     tokio::spawn(async move {

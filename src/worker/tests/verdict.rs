@@ -1,10 +1,8 @@
 //! What comes of a task.
 
-use super::parent::{Parent, encode, hello, myself};
+use super::parent::{Parent, hello, myself};
 use super::tasks::{About, Big, Meet, Noop, Panic, Sum, Undecodable, Where, checksum};
-use crate::id::TaskId;
-use crate::wire::codec::Message;
-use crate::wire::frame::{Batch, Limits, Run, ToWorker, Verdict};
+use crate::wire::frame::{Limits, Run, ToWorker, Verdict};
 
 #[test]
 fn outputs_come_back_in_the_order_of_the_runs() {
@@ -17,22 +15,6 @@ fn outputs_come_back_in_the_order_of_the_runs() {
         assert_eq!(done.value::<Sum>(), (checksum(&payload(n)), payload(n)));
     }
     assert_eq!(parent.page.begun().load(std::sync::atomic::Ordering::SeqCst), 200);
-    parent.drain();
-}
-
-#[test]
-fn a_batch_is_many_runs() {
-    let mut parent = Parent::start();
-    let (_, Message { body, .. }) = parent.run_frame(&Sum(vec![1, 2, 3]));
-    let index = parent.ready.tasks.iter().position(|kind| kind.name == "Sum").unwrap() as u32;
-    let tasks = (1..=5).map(|n| (TaskId::new(n, n), n, body.len() as u32)).collect();
-    let message = Message { frame: ToWorker::Batch(Batch { index, tasks }), body: body.repeat(5).into() };
-    std::io::Write::write_all(&mut parent.link, &encode(message)).unwrap();
-    for n in 1..=5 {
-        let done = parent.done();
-        assert_eq!((done.task, done.attempt), (TaskId::new(n, n), n));
-        assert_eq!(done.value::<Sum>().1, [1, 2, 3]);
-    }
     parent.drain();
 }
 

@@ -321,6 +321,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_call_that_waits_is_small() {
+        // As large as an entry of the slab: what that adds has room in it.
+        let size = size_of::<Option<Call>>();
+        assert!(size <= 64, "{size} bytes");
+    }
+
+    #[test]
     fn h6_serials_go_on_behind_the_last_one() {
         let mut calls = Calls { serial: u32::MAX - 3, ..Calls::default() };
         let tasks: Vec<TaskId> =

@@ -204,12 +204,11 @@ impl Scheduler {
         let id = worker.id;
         let mut back = Vec::new();
         for &task in tasks {
-            self.take_back(seat, task.index);
-            let Some(task) = self.tasks.at_mut(task.index) else { continue };
-            let sent = task.take(false);
-            let (index, ran) = (task.id.index, task.ran());
-            match sent.and_then(|sent| sent.stop) {
-                Some(stop) => self.fail(index, stop.kind, Some(id), ran),
+            let index = task.index;
+            self.take_back(seat, index);
+            let Some((ran, stop)) = self.tasks.take(index, false) else { continue };
+            match stop {
+                Some(kind) => self.fail(index, kind, Some(id), ran),
                 None if self.mode >= Mode::Closing => self.fail(index, ErrorKind::Closed, Some(id), ran),
                 None if planted!(self, ReturnLast) => self.queue.push(&mut self.tasks, index),
                 None => self.give_back(index, &mut back),

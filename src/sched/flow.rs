@@ -7,6 +7,7 @@
 
 use crate::id::TaskId;
 use crate::sched::Action;
+use crate::sched::queue::Task;
 use crate::sched::scheduler::Scheduler;
 use crate::sched::worker::{Cause, Phase};
 use crate::wire::credit::{FIRST, MOST};
@@ -40,7 +41,7 @@ impl Scheduler {
         let debts = planted!(self, IgnoreCredit);
         let known = self.tasks.get(id).is_some_and(|task| task.is_on(seat) && task.attempts == attempt);
         let task = self.tasks.at_mut(id.index).filter(|_| known);
-        let flow = task.and_then(|task| task.flow.as_mut()).filter(|flow| flow.credit > 0 || debts);
+        let flow = task.and_then(Task::flow_mut).filter(|flow| flow.credit > 0 || debts);
         let Some(flow) = flow else { return self.doom(seat, Cause::Violation) };
         flow.credit -= i64::from(cost);
         flow.came = true;
@@ -52,7 +53,8 @@ impl Scheduler {
     /// A consumer has read. What is granted to a worker that can't hear it, or to a task that is to stop, would be in vain.
     pub(super) fn read(&mut self, id: TaskId, cost: u32) {
         let Some(task) = self.tasks.at_mut(id.index).filter(|task| task.id == id) else { return };
-        let (Some(flow), Some(sent)) = (&mut task.flow, &task.sent) else { return };
+        let (Some(extras), Some(sent)) = (&mut task.extras, &task.sent) else { return };
+        let Some(flow) = &mut extras.flow else { return };
         flow.read = flow.read.saturating_add(cost);
         let worker = self.seats[sent.seat as usize].worker.as_ref();
         let Some(worker) = worker.filter(|worker| worker.phase == Phase::Open && sent.stop.is_none()) else {

@@ -173,5 +173,5 @@ fn is_on(tasks: &Tasks, index: u32, rung: Rung) -> bool {
 }
 
 fn sent(tasks: &Tasks, index: u32) -> Option<&Sent> {
-    tasks.at(index)?.sent.as_ref()
+    tasks.at(index)?.sent.as_deref()
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::error::ErrorKind;
 use crate::sched::Spec;
 use crate::sched::clock::{Alarm, Due};
-use crate::sched::queue::Limits;
 use crate::sched::scheduler::Scheduler;
 
 /// The shortest timeout. What begins now cannot be over now, or the next call would be due before this one has ended.
@@ -21,7 +20,8 @@ impl Scheduler {
         }
         let deadline = deadline.map(|left| self.clock.wall().saturating_add(left));
         if let Some(task) = self.tasks.at_mut(index) {
-            task.limits = Some(Box::new(Limits { timeout, deadline, retries }));
+            let extras = task.extras.get_or_insert_default();
+            (extras.timeout, extras.deadline, extras.retries) = (timeout, deadline, retries);
         }
         if let Some(at) = deadline {
             self.clock.expect(at, Due::Task(index));
@@ -61,7 +61,7 @@ impl Scheduler {
         while let Some(worker) = &mut self.seats[seat as usize].worker
             && let Some(index) = worker.tasks.promote(&mut self.tasks, slots, now)
         {
-            if self.tasks.at(index).is_some_and(|task| task.limits.is_some()) {
+            if self.tasks.at(index).is_some_and(|task| task.extras.is_some()) {
                 self.begin(index);
             }
         }

@@ -38,7 +38,7 @@ pub(super) struct Pack {
 impl Task {
     /// How many tasks it stands for that are not answered.
     pub(super) fn weight(&self) -> u32 {
-        self.pack.as_ref().map_or(1, |pack| pack.count - pack.done)
+        self.pack().map_or(1, |pack| pack.count - pack.done)
     }
 }
 
@@ -85,16 +85,14 @@ impl Scheduler {
         let count = std::mem::replace(&mut pack.count, from) - from;
         let Some(task) = self.tasks.at(id.index) else { return };
         let stop = task.sent.as_ref().and_then(|sent| sent.stop.as_ref()).map(|stop| stop.kind);
-        let pack = Some(Box::new(Pack { count, done: 0 }));
-        let rest = Task { id: rest, pack, ..Task::successor(task) };
-        let id_of_rest = rest.id;
-        let fresh = self.tasks.insert(rest);
-        debug_assert!(fresh, "{id_of_rest:?} was given for a rest and is taken");
-        self.act(Action::Split { task: id, at: from, rest: id_of_rest });
+        let successor = Task::successor(task, rest, count);
+        let fresh = self.tasks.insert(successor);
+        debug_assert!(fresh, "{rest:?} was given for a rest and is taken");
+        self.act(Action::Split { task: id, at: from, rest });
         match stop {
-            Some(kind) => self.fail(id_of_rest.index, kind, None, false),
-            None if self.mode >= Mode::Closing => self.fail(id_of_rest.index, ErrorKind::Closed, None, false),
-            None => self.queue.put_back(&mut self.tasks, vec![id_of_rest.index]),
+            Some(kind) => self.fail(rest.index, kind, None, false),
+            None if self.mode >= Mode::Closing => self.fail(rest.index, ErrorKind::Closed, None, false),
+            None => self.queue.put_back(&mut self.tasks, vec![rest.index]),
         }
     }
 
@@ -102,16 +100,17 @@ impl Scheduler {
     /// Whether there is any.
     pub(super) fn part(&mut self, index: u32, begun: u32, worker: WorkerId, kind: ErrorKind) -> bool {
         let Some(task) = self.tasks.at_mut(index) else { return false };
-        let Some(pack) = &mut task.pack else { return false };
+        let (id, attempts) = (task.id, task.attempts);
+        let Some(pack) = task.pack_mut() else { return false };
         let begun = begun.clamp(pack.done, pack.count);
         let failed = begun - pack.done;
-        **pack = Pack { count: pack.count - begun, done: 0 };
-        let (task, attempts, rest) = (task.id, task.attempts, pack.count > 0);
+        *pack = Pack { count: pack.count - begun, done: 0 };
+        let rest = pack.count > 0;
         let outcome = Outcome::Failed { kind, worker: Some(worker), attempts, may_have_run: true };
         if self.mode > Mode::Running {
             self.tally.count(outcome, failed.into());
         }
-        self.act(Action::Part { task, begun, outcome });
+        self.act(Action::Part { task: id, begun, outcome });
         rest
     }
 
@@ -123,7 +122,7 @@ impl Scheduler {
         worker: Option<WorkerId>,
         kind: ErrorKind,
     ) -> bool {
-        let done = self.tasks.at(index).and_then(|task| Some(task.pack.as_ref()?.done));
+        let done = self.tasks.at(index).and_then(|task| Some(task.pack()?.done));
         match (done, worker) {
             (Some(done), Some(worker)) => self.part(index, done + u32::from(began), worker, kind),
             _ => true,
@@ -134,7 +133,7 @@ impl Scheduler {
     /// `None` for what does not.
     pub(super) fn fall_apart(&mut self, index: u32, begun: u64, worker: &Worker) -> Option<bool> {
         let task = self.tasks.at(index)?;
-        let (pack, sent) = (task.pack.as_ref()?, task.sent.as_ref()?);
+        let (pack, sent) = (task.pack()?, task.sent.as_ref()?);
         let begun = begun.saturating_sub(sent.sequence - 1).min(pack.count.into()) as u32;
         let begun = begun.max(pack.done);
         if begun == 0 || begun == pack.count && pack.done < pack.count {
@@ -147,6 +146,6 @@ impl Scheduler {
     /// A pack that the worker holds.
     fn packed(&mut self, seat: u32, id: TaskId, attempt: u32) -> Option<&mut Pack> {
         let known = self.tasks.get(id).is_some_and(|task| task.is_on(seat) && task.attempts == attempt);
-        self.tasks.at_mut(id.index).filter(|_| known)?.pack.as_deref_mut()
+        self.tasks.at_mut(id.index).filter(|_| known)?.pack_mut()
     }
 }

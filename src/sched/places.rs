@@ -106,7 +106,7 @@ impl Scheduler {
         self.places.reserved.unlink(&mut self.tasks, id.index);
         if let Some(task) = self.tasks.at_mut(id.index) {
             (task.kind, task.bytes) = (spec.kind, spec.bytes);
-            task.flow = spec.stream.then(Box::default);
+            task.stream(spec.stream);
         }
         // Its caller may know sooner than the alarm that it is too late.
         if spec.is_late() {

@@ -138,15 +138,11 @@ pub(super) struct Task {
     /// How large its input is.
     pub(super) bytes: u32,
     /// Apart, since most tasks have none and all of them pass through the processor's cache.
-    pub(super) limits: Option<Box<Limits>>,
-    /// The account of the attempt that runs, if this is a stream.
-    pub(super) flow: Option<Box<Flow>>,
-    /// How far it has come, if this is a pack.
-    pub(super) pack: Option<Box<Pack>>,
+    pub(super) extras: Option<Box<Extras>>,
     /// How many attempts may have begun, the one under way included.
     pub(super) attempts: u32,
-    /// `None`: queued.
-    pub(super) sent: Option<Sent>,
+    /// `None`: queued. Apart, since few of many tasks are sent at one time.
+    pub(super) sent: Option<Box<Sent>>,
 }
 
 /// How far a task has come that no worker holds yet.
@@ -164,15 +160,19 @@ pub(super) enum Stand {
     Alone,
 }
 
-/// What a task is given: time, and further attempts.
-#[derive(Debug)]
-pub(super) struct Limits {
+/// What only some tasks have: limits, further attempts, items, others in one.
+#[derive(Debug, Default)]
+pub(super) struct Extras {
     /// How long an attempt may take.
     pub(super) timeout: Option<Time>,
     /// When it is too late for it, on the wall's clock.
     pub(super) deadline: Option<Time>,
     /// How often it may be tried again.
     pub(super) retries: u32,
+    /// The account of the attempt that runs, if this is a stream.
+    pub(super) flow: Option<Flow>,
+    /// How far it has come, if this is a pack.
+    pub(super) pack: Option<Pack>,
 }
 
 /// A task that a worker holds.
@@ -190,6 +190,20 @@ pub(super) struct Sent {
     /// When its timeout is over; once it is to stop, when the next rung is due. Nothing when its worker is doomed anyway.
     pub(super) due: Option<Time>,
     pub(super) stop: Option<Stop>,
+}
+
+impl Sent {
+    /// Puts it into memory that is there, if there is any.
+    #[inline]
+    pub(super) fn boxed(self, spare: Option<Box<Self>>) -> Box<Self> {
+        match spare {
+            Some(mut spare) => {
+                *spare = self;
+                spare
+            }
+            None => Box::new(self),
+        }
+    }
 }
 
 /// A task that is to stop.
@@ -214,7 +228,7 @@ pub(super) enum Rung {
 impl Task {
     pub(super) fn new(id: TaskId, spec: Spec) -> Self {
         let Spec { kind, lane, priority, bytes, stream, pack, .. } = spec;
-        Self {
+        let mut task = Self {
             id,
             order: 0,
             kind,
@@ -222,27 +236,39 @@ impl Task {
             priority,
             stand: Stand::Outside,
             bytes,
-            limits: None,
-            flow: stream.then(Box::default),
-            pack: (pack > 0).then(|| Box::new(Pack { count: pack, done: 0 })),
+            extras: None,
             attempts: 0,
             sent: None,
+        };
+        task.stream(stream);
+        if pack > 0 {
+            task.extras.get_or_insert_default().pack = Some(Pack { count: pack, done: 0 });
+        }
+        task
+    }
+
+    /// Says whether it is a stream.
+    pub(super) fn stream(&mut self, stream: bool) {
+        if stream {
+            self.extras.get_or_insert_default().flow = Some(Flow::default());
+        } else if let Some(extras) = &mut self.extras {
+            extras.flow = None;
         }
     }
 
-    /// One like this, in the same place in the queue, that no worker has seen.
-    pub(super) fn successor(of: &Self) -> Self {
-        let Self { id, order, kind, lane, priority, bytes, .. } = *of;
-        let spec = Spec { kind, lane, priority, bytes, ..Spec::default() };
+    /// A pack of so many like this one, in the same place in the queue, that no worker has seen.
+    pub(super) fn successor(of: &Self, id: TaskId, pack: u32) -> Self {
+        let Self { order, kind, lane, priority, bytes, .. } = *of;
+        let spec = Spec { kind, lane, priority, bytes, pack, ..Spec::default() };
         Self { order, stand: Stand::Inside, ..Self::new(id, spec) }
     }
 
     pub(super) fn timeout(&self) -> Option<Time> {
-        self.limits.as_ref()?.timeout
+        self.extras.as_ref()?.timeout
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.limits.as_ref()?.deadline
+        self.extras.as_ref()?.deadline
     }
 
     /// Whether an attempt may have begun; of a task that no worker holds.
@@ -252,15 +278,23 @@ impl Task {
 
     /// Whether an item of this attempt has come, or an answer of a pack: then it has begun, whatever is said of it.
     pub(super) fn came(&self) -> bool {
-        self.flow.as_ref().is_some_and(|flow| flow.came)
-            || self.pack.as_ref().is_some_and(|pack| pack.done > 0)
+        self.flow().is_some_and(|flow| flow.came) || self.pack().is_some_and(|pack| pack.done > 0)
     }
 
-    /// Takes the task from its worker. An attempt that had not `begun` does not count.
-    pub(super) fn take(&mut self, begun: bool) -> Option<Sent> {
-        let sent = self.sent.take()?;
-        self.attempts -= u32::from(!begun);
-        Some(sent)
+    pub(super) fn pack(&self) -> Option<&Pack> {
+        self.extras.as_ref()?.pack.as_ref()
+    }
+
+    pub(super) fn pack_mut(&mut self) -> Option<&mut Pack> {
+        self.extras.as_mut()?.pack.as_mut()
+    }
+
+    pub(super) fn flow(&self) -> Option<&Flow> {
+        self.extras.as_ref()?.flow.as_ref()
+    }
+
+    pub(super) fn flow_mut(&mut self) -> Option<&mut Flow> {
+        self.extras.as_mut()?.flow.as_mut()
     }
 
     /// Since when its worker may have been running it.
@@ -278,6 +312,9 @@ impl Task {
 pub(super) struct Tasks {
     entries: Vec<Entry>,
     len: u32,
+    /// Memory of tasks that were sent: the next to be sent need not allocate.
+    #[expect(clippy::vec_box, reason = "what is kept is the boxes")]
+    spare: Vec<Box<Sent>>,
 }
 
 #[derive(Debug, Default)]
@@ -315,9 +352,29 @@ impl Tasks {
         self.entries.get_mut(index as usize)?.task.as_mut()
     }
 
+    /// Memory for a task that is about to be sent.
+    #[inline]
+    pub(super) fn spare(&mut self) -> Option<Box<Sent>> {
+        self.spare.pop()
+    }
+
+    /// Takes a task from its worker: whether it may have run, and what it was to stop for. An attempt that had not `begun`
+    /// does not count.
+    pub(super) fn take(&mut self, index: u32, begun: bool) -> Option<(bool, Option<ErrorKind>)> {
+        let task = self.entries.get_mut(index as usize)?.task.as_mut()?;
+        let sent = task.sent.take()?;
+        task.attempts -= u32::from(!begun);
+        let taken = (task.ran(), sent.stop.as_ref().map(|stop| stop.kind));
+        self.spare.push(sent);
+        Some(taken)
+    }
+
     /// Removes a task that is in no list.
     pub(super) fn remove(&mut self, index: u32) -> Option<Task> {
-        let task = self.entries.get_mut(index as usize)?.task.take()?;
+        let mut task = self.entries.get_mut(index as usize)?.task.take()?;
+        if let Some(sent) = task.sent.take() {
+            self.spare.push(sent);
+        }
         self.len -= 1;
         Some(task)
     }
@@ -371,6 +428,12 @@ mod tests {
 
     fn indices(list: List, tasks: &Tasks) -> Vec<u32> {
         list.iter(tasks).collect()
+    }
+
+    #[test]
+    fn a_task_that_waits_is_small() {
+        let size = size_of::<Entry>();
+        assert!(size <= 64, "{size} bytes");
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Scheduler {
         let lax = planted!(self, RetryStream);
         // Of a stream of which items came the caller would get these twice.
         let Some(task) = self.tasks.at_mut(index).filter(|task| !task.came() || lax) else { return false };
-        let left = task.limits.as_mut().map(|limits| &mut limits.retries).filter(|left| **left > 0);
+        let left = task.extras.as_mut().map(|extras| &mut extras.retries).filter(|left| **left > 0);
         let Some(left) = left.filter(|_| !stopped && self.mode < Mode::Closing) else { return false };
         *left -= u32::from(!endless);
         if !shares {

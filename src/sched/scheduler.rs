@@ -236,7 +236,7 @@ impl Scheduler {
         };
         let stop = task.sent.as_ref().and_then(|sent| sent.stop.as_ref());
         let kind = stop.map_or(ErrorKind::Cancelled, |stop| stop.kind);
-        let (stops, packed) = (stop.is_some(), task.pack.is_some());
+        let (stops, packed) = (stop.is_some(), task.pack().is_some());
         // Of a pack that is to stop the worker may come to the end of what it has not given back.
         let answer = match (answer, packed && task.weight() > 0) {
             (Answer::Finished, true) if stops => Answer::Cancelled { began: false },
@@ -258,10 +258,8 @@ impl Scheduler {
             Answer::Cancelled { began } => {
                 let worker = self.worker(seat).map(|worker| worker.id);
                 let rest = self.stopped(id.index, began, worker, kind);
-                let ran = self.tasks.at_mut(id.index).is_some_and(|task| {
-                    task.take((began || task.came()) && !packed);
-                    task.ran()
-                });
+                let began = (began || self.tasks.at(id.index).is_some_and(Task::came)) && !packed;
+                let ran = self.tasks.take(id.index, began).is_some_and(|(ran, _)| ran);
                 match rest {
                     true => self.fail(id.index, kind, worker, ran),
                     false => self.resolve(id.index, Outcome::Answered),
@@ -286,6 +284,7 @@ impl Scheduler {
 
     pub(super) fn send(&mut self, index: u32, seat: u32) {
         let (now, wall) = (self.clock.now(), self.clock.wall());
+        let spare = self.tasks.spare();
         let place = &mut self.seats[seat as usize];
         let (Some(worker), Some(task)) = (&mut place.worker, self.tasks.at_mut(index)) else { return };
         // One of which nothing is known fills the room that there is.
@@ -300,12 +299,13 @@ impl Scheduler {
         worker.given += u64::from(count);
         let last = worker.given >= self.config.most_tasks;
         task.attempts += 1;
-        task.sent = Some(Sent { seat, sequence, worth, recalled: false, begun: None, due: None, stop: None });
-        if let Some(flow) = &mut task.flow {
-            **flow = Flow::default();
+        let sent = Sent { seat, sequence, worth, recalled: false, begun: None, due: None, stop: None };
+        task.sent = Some(sent.boxed(spare));
+        if let Some(flow) = task.flow_mut() {
+            *flow = Flow::default();
         }
         let left = task.deadline().map(|at| at.saturating_sub(wall));
-        let timed = task.limits.is_some();
+        let timed = task.extras.is_some();
         let run = Action::Run { worker: worker.id, task: task.id, attempt: task.attempts, left };
         let begun = worker.tasks.add(&mut self.tasks, index, self.config.slots, now);
         if timed && (begun || planted!(self, TimeAhead)) {
@@ -378,7 +378,7 @@ impl Scheduler {
     /// Learns from an answer how long tasks of its kind take.
     fn learn(&mut self, id: TaskId, answer: Answer, used: Duration) {
         if let Some(task) = self.tasks.get(id).filter(|_| answer == Answer::Finished) {
-            let tasks = task.pack.as_ref().map_or(1, |pack| pack.count.max(1));
+            let tasks = task.pack().map_or(1, |pack| pack.count.max(1));
             self.forecast.learn(task.kind, used / tasks);
         }
     }

@@ -160,12 +160,11 @@ impl Scheduler {
                 continue;
             }
             let rerun = planted!(self, RerunBegun);
-            let Some(task) = self.tasks.at_mut(index) else { continue };
+            let Some(task) = self.tasks.at(index) else { continue };
             let came = task.came() && !planted!(self, RerunStream);
             let in_time = task.sent.as_ref().is_some_and(|sent| sent.sequence <= begun);
             let begun = (in_time || came) && rest.is_none() && !rerun;
-            let Some(sent) = task.take(begun) else { continue };
-            let (ran, stop) = (task.ran(), sent.stop.map(|stop| stop.kind));
+            let Some((ran, stop)) = self.tasks.take(index, begun) else { continue };
             if begun && self.retry(index, stop, (&worker, worker.blame()), &mut back) {
                 continue;
             }

@@ -293,8 +293,7 @@ impl Scheduler {
         let mut back = Vec::new();
         while let Some(index) = worker.tasks.pop_front(&mut self.tasks) {
             self.forget_ladder(index);
-            let Some(sent) = self.tasks.at_mut(index).and_then(|task| task.take(true)) else { continue };
-            let stop = sent.stop.map(|stop| stop.kind);
+            let Some((_, stop)) = self.tasks.take(index, true) else { continue };
             if !self.retry(index, stop, (&worker, ErrorKind::Unresponsive), &mut back) {
                 self.fail(index, ErrorKind::Unresponsive, Some(worker.id), true);
             }

@@ -8,15 +8,16 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::blob;
 
-/// How many bytes need no memory of their own. More make every payload larger; with as many as this, one is as large as
-/// `Bytes` and a word.
-const FEW: usize = 38;
+/// How many bytes need no memory of their own. More make every payload larger, and with it every task that waits; with as
+/// many as this, one is three words.
+const FEW: usize = 22;
 
 /// An encoded value. Its meaning is that of its pieces one behind the other.
 #[derive(Clone)]
 pub(crate) enum Payload {
     Few([u8; FEW], u8),
-    Whole(Bytes),
+    /// A copy that is not large.
+    Small(Box<[u8]>),
     Pieces(Box<[Bytes]>),
 }
 
@@ -34,14 +35,14 @@ impl Payload {
                 room.copy_from_slice(bytes);
                 Self::Few(few, length)
             }
-            _ => Self::Whole(Bytes::copy_from_slice(bytes)),
+            _ => Self::Small(bytes.into()),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Few(_, length) => usize::from(*length),
-            Self::Whole(bytes) => bytes.len(),
+            Self::Small(bytes) => bytes.len(),
             Self::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
         }
     }
@@ -49,8 +50,7 @@ impl Payload {
     /// What it consists of, if that is not [`small`](Self::small).
     pub(crate) fn pieces(&self) -> &[Bytes] {
         match self {
-            Self::Few(..) => &[],
-            Self::Whole(bytes) => std::slice::from_ref(bytes),
+            Self::Few(..) | Self::Small(_) => &[],
             Self::Pieces(pieces) => pieces,
         }
     }
@@ -59,8 +59,12 @@ impl Payload {
     pub(crate) fn small(&self) -> Option<&[u8]> {
         match self {
             Self::Few(bytes, length) => bytes.get(..usize::from(*length)),
-            Self::Whole(bytes) if bytes.len() <= blob::LARGE => Some(bytes),
-            _ => None,
+            Self::Small(bytes) => Some(bytes),
+            Self::Pieces(pieces) => match &**pieces {
+                [] => Some(&[]),
+                [bytes] if bytes.len() <= blob::LARGE => Some(bytes),
+                _ => None,
+            },
         }
     }
 
@@ -70,11 +74,12 @@ impl Payload {
     ///
     /// What postcard says, and `DeserializeBadEncoding` when bytes are left over.
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, postcard::Error> {
-        match self {
-            Self::Few(bytes, length) => read(&bytes[..usize::from(*length)], &[]),
-            Self::Whole(bytes) if bytes.len() <= blob::LARGE => read(bytes, &[]),
-            Self::Whole(bytes) => blob::lending(self.pieces(), || read(bytes, &[])),
-            Self::Pieces(pieces) => self.decode_pieces(pieces),
+        if let Some(bytes) = self.small() {
+            return read(bytes, &[]);
+        }
+        match self.pieces() {
+            [bytes] => blob::lending(self.pieces(), || read(bytes, &[])),
+            pieces => self.decode_pieces(pieces),
         }
     }
 
@@ -84,7 +89,7 @@ impl Payload {
             blob::lending(pieces, || read_from(Cursor { rest: &[], more: pieces, torn: Some(&torn) }));
         if decoded.is_err() && torn.get() {
             // The two sides' types differ, and this one wants as one what the other had in several.
-            return Self::Whole(self.join()).decode();
+            return Self::from(self.join()).decode();
         }
         decoded
     }
@@ -107,8 +112,11 @@ impl Payload {
     pub(crate) fn join(&self) -> Bytes {
         match self {
             Self::Few(bytes, length) => Bytes::copy_from_slice(&bytes[..usize::from(*length)]),
-            Self::Whole(bytes) => bytes.clone(),
-            Self::Pieces(pieces) => pieces.concat().into(),
+            Self::Small(bytes) => Bytes::copy_from_slice(bytes),
+            Self::Pieces(pieces) => match &**pieces {
+                [bytes] => bytes.clone(),
+                pieces => pieces.concat().into(),
+            },
         }
     }
 }
@@ -230,6 +238,11 @@ impl Gather {
 
     /// Takes everything out.
     pub(crate) fn take(&mut self) -> Payload {
+        if self.pieces.is_empty() && self.last.len() <= blob::SMALL {
+            let copy = Payload::copied(&self.last);
+            self.last.clear();
+            return copy;
+        }
         let last = self.last.split().freeze();
         if self.pieces.is_empty() {
             return last.into();
@@ -282,7 +295,7 @@ impl postcard::ser_flavors::Flavor for Append<'_> {
 
 impl From<Bytes> for Payload {
     fn from(bytes: Bytes) -> Self {
-        Self::Whole(bytes)
+        Self::Pieces(Box::new([bytes]))
     }
 }
 
@@ -295,10 +308,7 @@ impl Default for Payload {
 impl From<Vec<Bytes>> for Payload {
     fn from(mut pieces: Vec<Bytes>) -> Self {
         pieces.retain(|piece| !piece.is_empty());
-        match pieces.len() {
-            0 | 1 => Self::Whole(pieces.pop().unwrap_or_default()),
-            _ => Self::Pieces(pieces.into()),
-        }
+        Self::Pieces(pieces.into())
     }
 }
 
@@ -313,11 +323,10 @@ impl Eq for Payload {}
 
 impl std::fmt::Debug for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Few(..) => self.join().fmt(f),
-            Self::Whole(bytes) if bytes.len() <= blob::SMALL => bytes.fmt(f),
-            _ => write!(f, "{} bytes in {} pieces", self.len(), self.pieces().len()),
+        if self.len() <= blob::SMALL {
+            return self.join().fmt(f);
         }
+        write!(f, "{} bytes in {} pieces", self.len(), self.pieces().len())
     }
 }
 
@@ -389,9 +398,27 @@ mod tests {
     }
 
     #[test]
+    fn however_it_is_kept_it_is_small_up_to_the_same_length() {
+        assert_eq!(size_of::<Payload>(), 24);
+        for length in [0, 1, FEW, FEW + 1, SMALL, LARGE, LARGE + 1] {
+            let bytes = Bytes::from(vec![7; length]);
+            for payload in [Payload::from(bytes.clone()), Payload::from(vec![Bytes::new(), bytes.clone()])] {
+                assert_eq!(payload.small(), (length <= LARGE).then_some(&bytes[..]), "{length}");
+                assert_eq!((payload.len(), payload.join()), (length, bytes.clone()));
+                assert!(length <= LARGE || payload.pieces()[0].as_ptr() == bytes.as_ptr());
+            }
+            let copied = Payload::copied(&bytes);
+            assert_eq!(
+                (copied.small(), copied.len(), copied.join()),
+                (Some(&bytes[..]), length, bytes.clone())
+            );
+        }
+    }
+
+    #[test]
     fn a_small_part_does_not_keep_the_whole() {
         let value = (blob(LARGE), blob(LARGE * 4));
-        let whole = Payload::Whole(encode(&value).join());
+        let whole = Payload::from(encode(&value).join());
         let (small, large): (Blob, Blob) = whole.decode().unwrap();
         let within = |blob: &Blob| whole.pieces()[0].as_ptr_range().contains(&blob.as_ptr());
         assert_eq!((within(&small), within(&large)), (false, true));

@@ -132,14 +132,14 @@ impl Scheduler {
         ensure!(worker.recalls > 0 || !asked, "{:?} was asked for something, yet not", worker.id);
         ensure!(seat.due.is_some() == (worker.phase != Phase::Open), "{:?} has no limit", worker.id);
         for task in worker.tasks.iter(&self.tasks) {
-            let sent = self.tasks.at(task).and_then(|task| task.sent.as_ref());
+            let sent = self.tasks.at(task).and_then(|task| task.sent.as_deref());
             let Some(Sent { seat, sequence, stop, due, .. }) = sent else {
                 return Err(format!("{:?} holds {task}, which was not sent", worker.id));
             };
             ensure!(*seat == index && *sequence <= worker.sent, "task {task} on {:?}", worker.id);
             let climbs = stop.is_none() || due.is_some();
             ensure!(climbs || worker.is_doomed(), "task {task} has fallen off its ladder");
-            if let Some(flow) = self.tasks.at(task).and_then(|task| task.flow.as_ref()) {
+            if let Some(flow) = self.tasks.at(task).and_then(Task::flow) {
                 ensure!(flow.credit <= flow.window.into(), "task {task} has credit beyond its window");
                 ensure!(flow.came || flow.window == FIRST, "task {task} has earned credit by nothing");
             }

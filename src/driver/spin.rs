@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::yield_now;
 
-/// How long to look on after something was sent or received. To fall asleep and to be woken takes about as long where a
-/// processor that idles is given away.
+/// How long to look on after something was sent or received. Falling asleep and being woken rarely takes longer, so that what
+/// does has little to gain.
 pub(super) const SPIN: Duration = Duration::from_micros(50);
 
 /// One link's part in it.

@@ -59,7 +59,7 @@ fn an_endless_input_is_taken_lazily_and_within_bounds() {
         assert_eq!(taken.load(Ordering::Relaxed), 0, "nothing is taken before the first poll");
         for n in 0..3000 {
             assert_eq!(items.next().await.unwrap().unwrap(), n);
-            assert!(taken.load(Ordering::Relaxed) <= n as usize + 1 + 8192);
+            assert!(taken.load(Ordering::Relaxed) <= n as usize + 1 + 32_768);
         }
         drop(items);
         until(|| pool.stats().in_flight + pool.stats().queued == 0).await;
@@ -154,7 +154,7 @@ fn a_stream_of_inputs_is_read_lazily_and_within_bounds() {
         assert_eq!(taken.load(Ordering::Relaxed), 0, "nothing is taken before the first poll");
         for n in 0..3000 {
             assert_eq!(items.next().await.unwrap().unwrap(), n);
-            assert!(taken.load(Ordering::Relaxed) <= n as usize + 1 + 8192);
+            assert!(taken.load(Ordering::Relaxed) <= n as usize + 1 + 32_768);
         }
         drop(items);
         until(|| pool.stats().in_flight + pool.stats().queued == 0).await;

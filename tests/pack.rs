@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use procpool::{Context, Error, Pool, PoolBuilder, Task, TaskId};
 use serde::{Deserialize, Serialize};
 use support::*;
@@ -304,7 +304,7 @@ fn dropping_in_the_middle_cancels_what_has_not_begun() {
         drop(items);
         until(|| pool.stats().in_flight + pool.stats().queued == 0).await;
         let begun = begun_once(&path);
-        assert!(begun.len() < 20_000 + 10_000, "{} have begun", begun.len());
+        assert!(begun.len() < 20_000 + 40_000, "{} have begun", begun.len());
         assert_eq!(pool.run(Echo(1)).await.unwrap(), 1);
     });
 }
@@ -371,6 +371,56 @@ fn a_pool_that_ends_finishes_what_it_has_or_says_that_it_did_not() {
                 assert_eq!(begun_once(&path).len(), results.iter().filter(|result| result.is_ok()).count());
             }
         }
+    });
+}
+
+#[test]
+fn inputs_end_once_and_one_that_panics_takes_no_other_with_it() {
+    on_a_runtime(|| async {
+        let pool = quick(2).build().await.unwrap();
+        // Panics when it is polled again.
+        let inputs = futures::stream::unfold(0, |n| async move { (n < 20_050).then_some((Echo(n), n + 1)) });
+        let outputs: Vec<_> = pool.map_stream(inputs).map(Result::unwrap).collect().await;
+        assert!(outputs.into_iter().eq(0..20_050));
+        let mut n = 0;
+        let mut items = pool.map(std::iter::from_fn(move || {
+            n += 1;
+            assert_ne!(n, 20_051, "the one");
+            (n < 30_000).then_some(Echo(n))
+        }));
+        let mut outputs = Vec::new();
+        loop {
+            match std::panic::AssertUnwindSafe(items.next()).catch_unwind().await {
+                Ok(Some(output)) => outputs.push(output.unwrap()),
+                Ok(None) => break,
+                Err(_) => {}
+            }
+        }
+        assert!(outputs.into_iter().eq((1..30_000).filter(|n| *n != 20_051)));
+    });
+}
+
+#[test]
+fn whoever_listens_is_told_which_were_lost() {
+    on_a_runtime(|| async {
+        let pool = quick(2).build().await.unwrap();
+        let mut events = pool.events();
+        let items = pool.map(deeds(10_000, |n| (n % 1000 == 777).then_some(What::Exit)));
+        let results: Vec<_> = items.collect().await;
+        let lost = results.iter().filter_map(|result| result.as_ref().err()?.task_id());
+        let lost: BTreeSet<_> = lost.collect();
+        assert_eq!(lost.len(), 10);
+        let mut named = BTreeSet::new();
+        until(|| {
+            for event in told(&mut events) {
+                if let procpool::Event::Lost { tasks, .. } = event {
+                    named.extend(tasks);
+                }
+            }
+            named.len() >= 10
+        })
+        .await;
+        assert_eq!(named, lost);
     });
 }
 

@@ -29,7 +29,9 @@ impl State {
                 Err(report::overloaded(self.about(task, None, 0), self.sched.fullness()))
             }
             Outcome::Failed { kind, worker, attempts, may_have_run } => {
-                self.fall(task, worker, hand, may_have_run);
+                if may_have_run && matches!(hand, Hand::Death(..)) {
+                    self.all_of(task).into_iter().for_each(|task| self.fall(task, worker, hand, true));
+                }
                 let error = self.failed(kind, task, worker, attempts, hand);
                 Err(error.with(|report| report.may_have_run = may_have_run))
             }

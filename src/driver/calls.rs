@@ -262,8 +262,11 @@ impl Calls {
 
     /// Forgets a call that nobody will ask for again.
     pub(super) fn remove(&mut self, task: TaskId) {
-        if self.get(task).is_some() {
-            self.calls.remove(task.slot());
+        if self.get(task).is_some()
+            && let Phase::Packed(packed) = self.calls.remove(task.slot()).phase
+            && let Some(leash) = packed.leash()
+        {
+            self.leashed.remove(&(leash.id, task));
         }
     }
 

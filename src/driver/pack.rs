@@ -41,8 +41,8 @@ pub(super) struct Packed {
 
 /// What became of some tasks of a pack, one after the other.
 pub(crate) enum Chunk {
-    /// They were answered.
-    Answers { task: TaskId, worker: WorkerId, attempt: u32, body: Bytes },
+    /// They were answered: those from there on in the body.
+    Answers { task: TaskId, worker: WorkerId, attempt: u32, body: Bytes, at: usize },
     /// Each of so many has come to this.
     Failed { task: Option<TaskId>, error: Error, n: u32 },
 }
@@ -104,11 +104,15 @@ impl Packed {
         self.count = at;
     }
 
+    /// The tasks before `until` that are not answered.
+    fn unanswered(&self, task: TaskId, until: u32) -> Vec<TaskId> {
+        (self.done..until).map(|n| nth(task, self.first + n)).collect()
+    }
+
     /// What has begun before `begun` and is not answered has failed; it goes on behind that.
-    fn part(&mut self, task: TaskId, begun: u32, error: Error) {
-        let n = begun.saturating_sub(self.done);
-        if n > 0 {
-            let task = Some(nth(task, self.first + self.done));
+    fn part(&mut self, task: TaskId, begun: u32, error: Option<Error>) {
+        if let Some(error) = error {
+            let (task, n) = (Some(nth(task, self.first + self.done)), begun - self.done);
             self.chunks.push(Chunk::Failed { task, error, n });
         }
         self.inputs = self.inputs.slice(pack::span(&self.inputs, begun)..);
@@ -252,6 +256,14 @@ impl State {
         true
     }
 
+    /// What goes by the name of a task: many, if it is a pack.
+    pub(super) fn all_of(&self, task: TaskId) -> Vec<TaskId> {
+        match self.calls.packed(task) {
+            Some((_, packed)) => packed.unanswered(task, packed.count),
+            None => vec![task],
+        }
+    }
+
     /// Answers of a pack came.
     pub(super) fn receive_answers(
         &mut self,
@@ -283,7 +295,7 @@ impl State {
         let Some(packed) = self.calls.packed_mut(task) else { return };
         let first = nth(task, packed.first + packed.done);
         packed.done += n;
-        packed.chunks.push(Chunk::Answers { task: first, worker, attempt, body });
+        packed.chunks.push(Chunk::Answers { task: first, worker, attempt, body, at: 0 });
         let waker = packed.waker.take();
         self.woken.extend(waker);
     }
@@ -319,9 +331,13 @@ impl State {
     /// The tasks of a pack part.
     pub(super) fn part(&mut self, task: TaskId, begun: u32, outcome: Outcome, hand: &Hand) {
         let Outcome::Failed { kind, worker, attempts, .. } = outcome else { return };
-        self.fall(task, worker, hand, true);
-        let error = self.failed(kind, task, worker, attempts, hand);
-        let error = self.place(error.with(|report| report.may_have_run = true));
+        let Some((_, packed)) = self.calls.packed(task) else { return };
+        let lost = packed.unanswered(task, begun);
+        let error = (!lost.is_empty()).then(|| {
+            let error = self.failed(kind, task, worker, attempts, hand);
+            self.place(error.with(|report| report.may_have_run = true))
+        });
+        lost.into_iter().for_each(|task| self.fall(task, worker, hand, true));
         if let Some(packed) = self.calls.packed_mut(task) {
             packed.part(task, begun, error);
             let waker = packed.waker.take();

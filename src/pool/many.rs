@@ -19,8 +19,9 @@ use crate::wire::pack;
 /// and make a dropped stream cancel more.
 const AHEAD: usize = 1024;
 
-/// The same for tasks that are so brief that they are packed: some milliseconds of work.
-const AHEAD_PACKED: usize = 8192;
+/// How many packs it keeps ahead of tasks that are so brief that they are packed, if those are more. So many take some
+/// milliseconds: as long as a consumer that takes out what is there may keep the runtime's thread from sending on.
+const PACKS: usize = 128;
 
 /// How many bytes of encoded input it keeps ahead. One input may always be under way, however large.
 const AHEAD_BYTES: usize = 4 << 20;
@@ -42,7 +43,7 @@ pub(super) struct Many<O> {
     /// How many were started, and how many of these have given their output.
     started: u64,
     given: u64,
-    ahead_bytes: usize,
+    room: Room,
     /// How many are packed, and when that was asked.
     pack: u32,
     asked: u64,
@@ -51,10 +52,18 @@ pub(super) struct Many<O> {
     waiting: Option<Entry<O>>,
 }
 
+/// What is under way, in bytes.
+struct Room {
+    /// The inputs.
+    ahead: usize,
+    /// About what an output takes of those that are packed; not nothing. They are all taken for large until they are seen.
+    output: usize,
+}
+
 /// Where tasks come from.
 trait Source<O>: Send {
-    /// Asks for the next input and starts its task.
-    fn next(&mut self, cx: &mut Context<'_>, index: u64) -> Poll<Option<Entry<O>>>;
+    /// Asks for the next input and starts its task. With how many there are in what was started.
+    fn next(&mut self, cx: &mut Context<'_>, index: u64) -> Poll<Option<(Entry<O>, u32)>>;
 
     /// How many are worth being packed now; less than two: none.
     fn pack(&self) -> u32;
@@ -68,8 +77,11 @@ struct Typed<T, F> {
     driver: Driver,
     options: Options,
     tasks: F,
-    /// Whether an input has come too late.
+    /// Whether there are no more inputs, or one has come too late.
     over: bool,
+    /// Inputs that are to be packed, and how many there are.
+    inputs: Vec<u8>,
+    count: u32,
     /// One that was asked for, and was too large for a pack.
     held: Option<T>,
 }
@@ -136,10 +148,18 @@ impl<O: DeserializeOwned> Many<O> {
             Order::Outputs => Running::Unordered(FuturesUnordered::new(), None),
         };
         Self {
-            source: Some(Box::new(Typed { driver, options, tasks, over: false, held: None })),
+            source: Some(Box::new(Typed {
+                driver,
+                options,
+                tasks,
+                over: false,
+                inputs: Vec::new(),
+                count: 0,
+                held: None,
+            })),
             started: 0,
             given: 0,
-            ahead_bytes: 0,
+            room: Room { ahead: 0, output: AHEAD_BYTES / AHEAD },
             pack: 0,
             asked: 0,
             running,
@@ -158,7 +178,7 @@ impl<O: DeserializeOwned> Many<O> {
                 }
                 self.running.push(waiting);
             }
-            if self.ahead_bytes >= AHEAD_BYTES {
+            if self.room.ahead >= AHEAD_BYTES {
                 return;
             }
             let (ahead, started) = (self.under_way(), self.started);
@@ -167,18 +187,19 @@ impl<O: DeserializeOwned> Many<O> {
                 (self.pack, self.asked) = (source.pack(), started);
             }
             let next = if self.pack > 1 && ahead >= SPREAD {
-                if ahead + self.pack as usize > AHEAD_PACKED {
+                let most = (self.pack as usize * PACKS).min(AHEAD_BYTES / self.room.output);
+                if ahead + self.pack as usize > AHEAD.max(most) {
                     return;
                 }
                 source.next_pack(cx, started, self.pack)
             } else if ahead >= AHEAD {
                 return;
             } else {
-                source.next(cx, started).map(|entry| entry.map(|entry| (entry, 1)))
+                source.next(cx, started)
             };
             match next {
                 Poll::Ready(Some((entry, n))) => {
-                    self.ahead_bytes += entry.bytes();
+                    self.room.ahead += entry.bytes();
                     self.started += u64::from(n);
                     self.waiting = Some(entry);
                 }
@@ -193,7 +214,7 @@ impl<O: DeserializeOwned> Many<O> {
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<O, Error>>> {
         self.fill(cx);
-        match ready!(self.running.poll_next(cx, &mut self.ahead_bytes)) {
+        match ready!(self.running.poll_next(cx, &mut self.room)) {
             Some(result) => {
                 self.given += 1;
                 Poll::Ready(Some(result))
@@ -221,6 +242,14 @@ impl<O> Many<O> {
 }
 
 impl<T: Task, F: FnMut(&mut Context<'_>) -> Poll<Option<T>>> Typed<T, F> {
+    /// Starts what is to be packed, if there is anything. Until then it is kept here: an input that panics takes no other with it.
+    fn packed(&mut self, index: u64) -> Option<(Entry<T::Output>, u32)> {
+        let count = std::mem::take(&mut self.count);
+        let inputs = std::mem::take(&mut self.inputs);
+        let start = || Pack::start::<T>(&self.driver, &self.options, (inputs, count), index);
+        (count > 0).then(|| (Entry::Pack(Some(Box::new(start()))), count))
+    }
+
     fn input(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         match self.held.take() {
             Some(held) => Poll::Ready(Some(held)),
@@ -230,15 +259,18 @@ impl<T: Task, F: FnMut(&mut Context<'_>) -> Poll<Option<T>>> Typed<T, F> {
 }
 
 impl<T: Task, F: FnMut(&mut Context<'_>) -> Poll<Option<T>> + Send> Source<T::Output> for Typed<T, F> {
-    fn next(&mut self, cx: &mut Context<'_>, index: u64) -> Poll<Option<Entry<T::Output>>> {
+    fn next(&mut self, cx: &mut Context<'_>, index: u64) -> Poll<Option<(Entry<T::Output>, u32)>> {
+        if let Some(pack) = self.packed(index) {
+            return Poll::Ready(Some(pack));
+        }
         // The first input that comes too late says so, and stands for the rest: there may be no end of them.
         if self.over {
             return Poll::Ready(None);
         }
         let task = ready!(self.input(cx));
         self.over = self.options.is_over();
-        let start = |task| Entry::One(Run::start(&self.driver, &self.options, &task, Place::Awaited), index);
-        Poll::Ready(task.map(start))
+        let start = |task| Run::start(&self.driver, &self.options, &task, Place::Awaited);
+        Poll::Ready(task.map(|task| (Entry::One(start(task), index), 1)))
     }
 
     fn pack(&self) -> u32 {
@@ -251,28 +283,27 @@ impl<T: Task, F: FnMut(&mut Context<'_>) -> Poll<Option<T>> + Send> Source<T::Ou
         index: u64,
         most: u32,
     ) -> Poll<Option<(Entry<T::Output>, u32)>> {
-        let (mut inputs, mut count, mut room) = (Vec::with_capacity(FULL / 4), 0, [0; SMALL]);
-        while count < most && inputs.len() < FULL && !self.options.is_over() {
+        let mut room = [0; SMALL];
+        while self.count < most && self.inputs.len() < FULL && !self.over && !self.options.is_over() {
             let task = match self.input(cx) {
                 Poll::Ready(Some(task)) => task,
-                Poll::Ready(None) if count == 0 => return Poll::Ready(None),
-                Poll::Pending if count == 0 => return Poll::Pending,
+                Poll::Ready(None) => {
+                    self.over = true;
+                    break;
+                }
+                Poll::Pending if self.count == 0 => return Poll::Pending,
                 // It is asked again when the pack is on its way.
-                Poll::Ready(None) | Poll::Pending => break,
+                Poll::Pending => break,
             };
             match postcard::to_slice(&task, &mut room) {
-                Ok(input) if pack::put_input(&mut inputs, input) => count += 1,
+                Ok(input) if pack::put_input(&mut self.inputs, input) => self.count += 1,
                 _ => {
                     self.held = Some(task);
                     break;
                 }
             }
         }
-        if count == 0 {
-            return self.next(cx, index).map(|entry| entry.map(|entry| (entry, 1)));
-        }
-        let pack = Pack::start::<T>(&self.driver, &self.options, (inputs, count), index);
-        Poll::Ready(Some((Entry::Pack(Some(Box::new(pack))), count)))
+        self.next(cx, index)
     }
 }
 
@@ -310,15 +341,15 @@ impl<O: DeserializeOwned> Running<O> {
         }
     }
 
-    /// The next output. What inputs have had bytes and are done with is taken from `bytes`.
-    fn poll_next(&mut self, cx: &mut Context<'_>, bytes: &mut usize) -> Poll<Option<Result<O, Error>>> {
+    /// The next output. What has become of its input's bytes, and how large it is, is noted.
+    fn poll_next(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<Option<Result<O, Error>>> {
         loop {
             let pack = match self {
                 Self::Ordered(entries) => match entries.front_mut() {
                     Some(Entry::Pack(pack)) => pack,
                     Some(one) => {
                         if let Step::One(size, result) = ready!(Pin::new(one).poll(cx)) {
-                            *bytes -= size;
+                            room.ahead -= size;
                             entries.pop_front();
                             return Poll::Ready(Some(result));
                         }
@@ -330,7 +361,7 @@ impl<O: DeserializeOwned> Running<O> {
                     if pack.is_none() {
                         match ready!(entries.poll_next_unpin(cx)) {
                             Some(Step::One(size, result)) => {
-                                *bytes -= size;
+                                room.ahead -= size;
                                 return Poll::Ready(Some(result));
                             }
                             Some(Step::Pack(ready)) => *pack = ready,
@@ -340,10 +371,12 @@ impl<O: DeserializeOwned> Running<O> {
                     pack
                 }
             };
-            if let Some(result) = pack.as_mut().and_then(|pack| pack.next()) {
+            if let Some((size, result)) = pack.as_mut().and_then(|pack| pack.next()) {
+                room.output += size.div_ceil(8);
+                room.output -= room.output.div_ceil(8) - 1;
                 return Poll::Ready(Some(result));
             }
-            ready!(self.turn(cx, bytes));
+            ready!(self.turn(cx, &mut room.ahead));
         }
     }
 

@@ -103,10 +103,10 @@ impl Pool {
     /// Runs a task for every input and gives the outputs in the order of the inputs.
     ///
     /// Lazy: inputs are taken while the stream is polled, at most 1 024 or 4 MiB of encoded input ahead of what has been
-    /// taken out of it, so endless iterators are welcome. Of tasks that take less than 20 µs it is 8 192: these are sent
-    /// together, so many at a time as take 100 µs. Nothing else is different about them: each has its own outcome, and when
-    /// one turns out to take long, those behind it go elsewhere. Tasks with a timeout, a deadline or retries, and those of a
-    /// pool with several slots, a [queue limit](PoolBuilder::queue_limit) or a
+    /// taken out of it, so endless iterators are welcome. Of tasks that take less than 20 µs and give back little it is up to
+    /// 32 768: these are sent together, so many at a time as take 100 µs. Nothing else is different about them: each has its
+    /// own outcome, and when one turns out to take long, those behind it go elsewhere. Tasks with a timeout, a deadline or
+    /// retries, and those of a pool with several slots, a [queue limit](PoolBuilder::queue_limit) or a
     /// [number of tasks a worker](PoolBuilder::max_tasks_per_worker), are always sent one by one.
     ///
     /// When the pool's queue is full it waits for places there, in turn with everybody else who does. An error is one item

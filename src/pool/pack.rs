@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::task::{Context, Poll, ready};
 
-use bytes::Buf;
 use serde::de::DeserializeOwned;
 
 use crate::driver::{Chunk, Driver, Options, Taken, nth};
@@ -121,33 +120,40 @@ impl<O: DeserializeOwned> Pack<O> {
         std::mem::take(&mut self.rests)
     }
 
-    /// The next answer of those that are there.
-    pub(super) fn next(&mut self) -> Option<Result<O, Error>> {
-        let result = self.first()?;
+    /// The next answer of those that are there, with its size.
+    pub(super) fn next(&mut self) -> Option<(usize, Result<O, Error>)> {
+        let (size, result) = self.first()?;
         let index = self.index;
         self.index += 1;
-        Some(result.map_err(|error| error.with(|report| report.index = Some(index))))
+        Some((size, result.map_err(|error| error.with(|report| report.index = Some(index)))))
     }
 
-    fn first(&mut self) -> Option<Result<O, Error>> {
+    fn first(&mut self) -> Option<(usize, Result<O, Error>)> {
+        // Whose last one could not be taken out without a panic.
+        let spent = |chunk: &Chunk| matches!(chunk, Chunk::Answers { body, at, .. } if *at >= body.len());
+        while self.chunks.front().is_some_and(spent) {
+            self.chunks.pop_front();
+        }
         match self.chunks.front_mut()? {
-            Chunk::Answers { task, worker, attempt, body } => {
-                let (id, worker, attempt) = (*task, *worker, *attempt);
-                let (answer, failed) = pack::split(body).unwrap_or_default();
+            Chunk::Answers { task, worker, attempt, body, at } => {
+                let (id, worker, attempts) = (*task, *worker, *attempt);
+                let (answer, failed) = pack::split(&body[*at..]).unwrap_or_default();
+                // First: decoding may panic, and is not to do so again.
+                *task = nth(id, 1);
+                *at += pack::ANSWER + answer.len();
+                let (size, over) = (answer.len(), *at >= body.len());
                 let result = match failed {
                     false => payload::decode(answer).map_err(Err),
                     true => Err(payload::decode(answer)),
                 };
-                let length = pack::ANSWER + answer.len();
-                *task = nth(id, 1);
-                body.advance(length);
-                if body.is_empty() {
+                if over {
                     self.chunks.pop_front();
                 }
-                Some(result.map_err(|failure: Result<Verdict, postcard::Error>| match failure {
-                    Ok(verdict) => (self.explain)(&self.driver, id, worker, attempt, verdict),
-                    Err(error) => self.undecodable(id, worker, &error),
-                }))
+                let result = result.map_err(|failure: Result<Verdict, postcard::Error>| match failure {
+                    Ok(verdict) => (self.explain)(&self.driver, id, worker, attempts, verdict),
+                    Err(error) => self.undecodable((id, worker, attempts), &error),
+                });
+                Some((size, result))
             }
             Chunk::Failed { task, error, n } => {
                 let (id, error) = (*task, error.clone());
@@ -155,16 +161,21 @@ impl<O: DeserializeOwned> Pack<O> {
                 if *n == 0 {
                     self.chunks.pop_front();
                 }
-                Some(Err(error.with(|report| report.task = id.or(report.task))))
+                Some((0, Err(error.with(|report| report.task = id.or(report.task)))))
             }
         }
     }
 
-    fn undecodable(&self, task: TaskId, worker: WorkerId, error: &postcard::Error) -> Error {
+    fn undecodable(
+        &self,
+        (task, worker, attempts): (TaskId, WorkerId, u32),
+        error: &postcard::Error,
+    ) -> Error {
         Error::new(ErrorKind::Codec, format!("its output could not be decoded: {error}")).with(|report| {
             report.task = Some(task);
             report.task_name = Some(self.name.into());
             report.worker = Some(worker);
+            report.attempts = attempts;
             report.may_have_run = true;
         })
     }

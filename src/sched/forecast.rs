@@ -18,13 +18,15 @@ pub(super) struct Forecast {
 }
 
 impl Forecast {
-    /// Takes in how long a task took.
-    pub(super) fn learn(&mut self, kind: u32, used: Duration) {
+    /// Takes in how long so many tasks took, one after the other. Those of a pack share their frames, and what it costs to send
+    /// them is in what they took.
+    pub(super) fn learn(&mut self, kind: u32, used: Duration, tasks: u32) {
         let kind = kind as usize;
+        let (used, least) = if tasks > 1 { (used / tasks, LEAST / 10) } else { (used, LEAST) };
         if kind >= self.kinds.len() {
             self.kinds.resize(kind + 1, None);
         }
-        let used = used.max(LEAST);
+        let used = used.max(least);
         self.kinds[kind] = Some(match self.kinds[kind] {
             None => used,
             Some(known) if used > known => known + (used - known) / WEIGHT,
@@ -46,14 +48,18 @@ mod tests {
     fn a_forecast_starts_at_the_first_observation_and_follows_the_others() {
         let mut forecast = Forecast::default();
         assert_eq!(forecast.of(3), None);
-        forecast.learn(3, Duration::from_millis(8));
+        forecast.learn(3, Duration::from_millis(8), 1);
         assert_eq!(forecast.of(3), Some(Duration::from_millis(8)));
-        forecast.learn(3, Duration::from_millis(16));
+        forecast.learn(3, Duration::from_millis(16), 1);
         assert_eq!(forecast.of(3), Some(Duration::from_millis(9)));
         for _ in 0..200 {
-            forecast.learn(3, Duration::ZERO);
+            forecast.learn(3, Duration::ZERO, 1);
         }
         assert!(forecast.of(3) < Some(LEAST * 9));
+        for _ in 0..100 {
+            forecast.learn(3, Duration::from_micros(20), 200);
+        }
+        assert!(forecast.of(3) < Some(LEAST / 4));
         assert_eq!(forecast.of(2), None);
     }
 }

@@ -82,17 +82,22 @@ impl Scheduler {
         let Some(pack) = self.packed(seat, id, attempt).filter(fits) else {
             return self.doom(seat, Cause::Violation);
         };
-        let count = std::mem::replace(&mut pack.count, from) - from;
+        let all = std::mem::replace(&mut pack.count, from);
+        let count = all - from;
         let Some(task) = self.tasks.at(id.index) else { return };
         let stop = task.sent.as_ref().and_then(|sent| sent.stop.as_ref()).map(|stop| stop.kind);
-        let successor = Task::successor(task, rest, count);
+        let mut successor = Task::successor(task, rest, count);
+        successor.bytes = (u64::from(task.bytes) * u64::from(count) / u64::from(all)) as u32;
         let fresh = self.tasks.insert(successor);
         debug_assert!(fresh, "{rest:?} was given for a rest and is taken");
         self.act(Action::Split { task: id, at: from, rest });
         match stop {
             Some(kind) => self.fail(rest.index, kind, None, false),
             None if self.mode >= Mode::Closing => self.fail(rest.index, ErrorKind::Closed, None, false),
-            None => self.queue.put_back(&mut self.tasks, vec![rest.index]),
+            None => {
+                self.queue.put_back(&mut self.tasks, vec![rest.index]);
+                self.call_back_for_rest();
+            }
         }
     }
 

@@ -379,7 +379,7 @@ impl Scheduler {
     fn learn(&mut self, id: TaskId, answer: Answer, used: Duration) {
         if let Some(task) = self.tasks.get(id).filter(|_| answer == Answer::Finished) {
             let tasks = task.pack().map_or(1, |pack| pack.count.max(1));
-            self.forecast.learn(task.kind, used / tasks);
+            self.forecast.learn(task.kind, used, tasks);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::wire::payload::Gather;
 const LONG: usize = 256 << 10;
 
 /// The pack that runs.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ongoing {
     task: TaskId,
     attempt: u32,
@@ -91,7 +91,9 @@ impl Io {
 
     /// Answers a task of the pack, and gives back the rest if this took long or much. `false`: it was stopped, and the pack with it.
     fn answer(&mut self, ended: &Ended, answer: &[u8]) -> bool {
-        let Some(Ongoing { task, attempt, .. }) = self.pack else { return false };
+        let Some(Ongoing { task, attempt, .. }) = self.pack.filter(|_| !self.has_left()) else {
+            return false;
+        };
         let frame = ToParent::Answers { task, attempt };
         match &ended.verdict {
             Verdict::Cancelled { .. } => return false,

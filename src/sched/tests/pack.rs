@@ -114,6 +114,20 @@ fn what_is_cut_off_goes_to_whoever_has_nothing_to_do() {
 }
 
 #[test]
+fn what_is_cut_off_while_the_pool_drains_has_a_worker_called_back_for_it() {
+    let mut pool = Pool::open(2, 1);
+    let (first, second) = (worker(1, 0), worker(2, 1));
+    pool.put(pack(1, 5));
+    pool.put(Input::Drain);
+    pool.put(Input::Bye { worker: second });
+    pool.lost(second, 0);
+    pool.wanted.clear();
+    pool.put(cut(first, 1, 2, 9));
+    pool.pass(2000 * MS);
+    assert!(pool.wanted.iter().any(|action| matches!(action, Action::Launch { .. })), "{:?}", pool.wanted);
+}
+
+#[test]
 fn what_is_cut_off_of_a_pack_that_is_to_stop_stops_too() {
     let mut pool = Pool::open(1, 1);
     let by = worker(1, 0);

@@ -289,7 +289,10 @@ impl Scheduler {
         let (Some(worker), Some(task)) = (&mut place.worker, self.tasks.at_mut(index)) else { return };
         // One of which nothing is known fills the room that there is.
         let count = task.weight();
-        let worth = self.forecast.of(task.kind).map_or(WORTH, |each| each * count);
+        let mut worth = self.forecast.of(task.kind).unwrap_or(WORTH);
+        if count > 1 {
+            worth *= count;
+        }
         if worker.tasks.is_empty() {
             (worker.heard, worker.pinged) = (now, false);
         }

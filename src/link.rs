@@ -9,8 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Bytes, BytesMut};
-use tokio_util::codec::Decoder;
+use bytes::{Buf, Bytes, BytesMut};
 
 use self::bulk::{Arrival, Departure, SLICE, malformed};
 pub(crate) use self::socket::{Socket, Stream};
@@ -18,7 +17,7 @@ use crate::arena::Arena;
 use crate::blob::LARGE;
 use crate::wire::KEPT;
 use crate::wire::chain::Chain;
-use crate::wire::codec::{Codec, Message, Violation, excerpt, take_magic};
+use crate::wire::codec::{Codec, Found, Message, Violation, excerpt, take_magic};
 use crate::wire::frame::{Shape, ToParent, ToWorker};
 use crate::wire::payload::Payload;
 
@@ -336,18 +335,43 @@ impl<S: Stream> Link<S> {
 
     /// Understands what was read, up to bulk that is still to be fetched.
     fn decode(&mut self, batch: &mut Vec<Message<ToParent, Payload>>) -> Result<(), Violation> {
-        let mut large = false;
+        let (mut understood, mut large) = (0, false);
+        let result = self.understand(batch, &mut understood, &mut large);
+        self.inbox.advance(understood);
+        if large {
+            self.inbox = BytesMut::from(&self.inbox[..]);
+        }
+        result
+    }
+
+    /// The same. So many bytes have to be taken out of the inbox after that: it is done once, or where there is bulk.
+    fn understand(
+        &mut self,
+        batch: &mut Vec<Message<ToParent, Payload>>,
+        understood: &mut usize,
+        large: &mut bool,
+    ) -> Result<(), Violation> {
         loop {
             if self.arrived.is_some() && !self.fetch(batch)? {
-                break;
+                return Ok(());
             }
-            let Some(Message { frame, body }) = self.codec.decode(&mut self.inbox)? else { break };
-            large |= body.len() > KEPT;
+            let Some(Found { frame, body }) = self.codec.find(&self.inbox[*understood..])? else {
+                return Ok(());
+            };
+            *large |= body.len() > KEPT;
+            let body = if body.len() <= LARGE {
+                let start = *understood + body.start;
+                *understood += body.end;
+                Ok(&self.inbox[start..*understood])
+            } else {
+                self.inbox.advance(std::mem::take(understood) + body.start);
+                Err(self.inbox.split_to(body.len()).freeze())
+            };
             if self.arriving.is_some() {
                 if !frame.has_body() {
                     return Err(malformed("bulk for a frame that has no body"));
                 }
-                let body = if body.len() <= LARGE { Bytes::copy_from_slice(&body) } else { body };
+                let body = body.map_or_else(|bulk| bulk, Bytes::copy_from_slice);
                 self.arrived = Some(Message { frame, body });
                 continue;
             }
@@ -361,15 +385,10 @@ impl<S: Stream> Link<S> {
                     if let ToParent::Ready(ready) = &frame {
                         self.sharing = ready.bulk;
                     }
-                    let body = if body.len() <= LARGE { Payload::copied(&body) } else { body.into() };
-                    batch.push(Message { frame, body });
+                    batch.push(Message { frame, body: body.map_or_else(Payload::from, Payload::copied) });
                 }
             }
         }
-        if large {
-            self.inbox = BytesMut::from(&self.inbox[..]);
-        }
-        Ok(())
     }
 
     /// Copies a slice of what is to be fetched. Whether the message is complete, and in the batch.
@@ -425,6 +444,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use futures::future::poll_fn;
+    use tokio_util::codec::Decoder;
 
     use super::*;
     use crate::arena::Span;

@@ -1,12 +1,14 @@
 //! Frames to bytes and back. It allocates for bytes that have arrived, never for bytes that were announced, and does no I/O.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder};
 
+use super::brief::Header;
 use super::frame::Shape;
 use super::{HEADER_LIMIT, PREAMBLE_LIMIT, TO_PARENT_MAGIC, TO_WORKER_MAGIC};
 
@@ -93,7 +95,7 @@ impl<F> Codec<F> {
     /// # Errors
     ///
     /// [`Unsendable`], from `body` or for the size.
-    pub(crate) fn encode_with<G: Serialize>(
+    pub(crate) fn encode_with<G: Serialize + Shape>(
         &self,
         frame: &G,
         out: &mut BytesMut,
@@ -108,7 +110,7 @@ impl<F> Codec<F> {
     /// # Errors
     ///
     /// [`Unsendable`], for the size.
-    pub(crate) fn encode_head<G: Serialize>(
+    pub(crate) fn encode_head<G: Serialize + Shape>(
         &self,
         frame: &G,
         out: &mut BytesMut,
@@ -118,21 +120,27 @@ impl<F> Codec<F> {
     }
 
     /// `body` writes a part of the body and says how long the rest is.
-    fn put<G: Serialize>(
+    fn put<G: Serialize + Shape>(
         &self,
         frame: &G,
         out: &mut BytesMut,
         body: impl FnOnce(&mut BytesMut) -> Result<usize, Unsendable>,
     ) -> Result<(), Unsendable> {
         let start = out.len();
-        out.extend_from_slice(&[0; PREFIX]);
         let within = |bytes: usize, limit: u32| match u32::try_from(bytes) {
             Ok(length) if length <= limit => Ok(length),
             _ => Err(Unsendable::TooLarge { bytes, limit }),
         };
-        let header = append(frame, out).map_err(Unsendable::Encode);
-        let header = header.and_then(|()| within(out.len() - start - PREFIX, HEADER_LIMIT));
-        let written = header.and_then(|_| body(out));
+        let mut brief = Header::behind(PREFIX);
+        let header = if frame.put(&mut brief) {
+            out.extend_from_slice(brief.bytes());
+            Ok(())
+        } else {
+            out.extend_from_slice(&[0; PREFIX]);
+            let header = append(frame, out).map_err(Unsendable::Encode);
+            header.and_then(|()| within(out.len() - start - PREFIX, HEADER_LIMIT).map(drop))
+        };
+        let written = header.and_then(|()| body(out));
         let written =
             written.and_then(|rest| within((out.len() - start - PREFIX).saturating_add(rest), self.limit));
         match written {
@@ -143,11 +151,20 @@ impl<F> Codec<F> {
     }
 }
 
-impl<F: DeserializeOwned + Shape> Decoder for Codec<F> {
-    type Item = Message<F>;
-    type Error = Violation;
+/// A message at the beginning of some bytes.
+pub(crate) struct Found<F> {
+    pub(crate) frame: F,
+    /// Where its body begins and ends, which is where the next message begins.
+    pub(crate) body: Range<usize>,
+}
 
-    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Message<F>>, Violation> {
+impl<F: DeserializeOwned + Shape> Codec<F> {
+    /// The message that the bytes begin with, if it is complete.
+    ///
+    /// # Errors
+    ///
+    /// The rule that it breaks.
+    pub(crate) fn find(&self, bytes: &[u8]) -> Result<Option<Found<F>>, Violation> {
         let Some(prefix) = bytes.first_chunk::<PREFIX>() else { return Ok(None) };
         let length = u32::from_le_bytes(*prefix);
         if length > self.limit {
@@ -158,18 +175,31 @@ impl<F: DeserializeOwned + Shape> Decoder for Codec<F> {
             return Ok(None);
         }
         let header = &bytes[PREFIX..end.min(PREFIX + HEADER_LIMIT as usize)];
-        let (frame, rest) = postcard::take_from_bytes::<F>(header)
-            .map_err(|error| Violation::Malformed { reason: error.to_string() })?;
-        let rest = end - PREFIX - (header.len() - rest.len());
-        if rest > 0 && !frame.has_body() {
-            return Err(Violation::Leftover { bytes: rest });
+        let (frame, rest) = match F::take(header) {
+            Some(taken) => taken,
+            None => postcard::take_from_bytes::<F>(header)
+                .map_err(|error| Violation::Malformed { reason: error.to_string() })?,
+        };
+        let body = PREFIX + header.len() - rest.len()..end;
+        if !body.is_empty() && !frame.has_body() {
+            return Err(Violation::Leftover { bytes: body.len() });
         }
-        bytes.advance(end - rest);
-        Ok(Some(Message { frame, body: bytes.split_to(rest).freeze() }))
+        Ok(Some(Found { frame, body }))
     }
 }
 
-impl<F, G: Serialize> Encoder<Message<G>> for Codec<F> {
+impl<F: DeserializeOwned + Shape> Decoder for Codec<F> {
+    type Item = Message<F>;
+    type Error = Violation;
+
+    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Message<F>>, Violation> {
+        let Some(Found { frame, body }) = self.find(bytes)? else { return Ok(None) };
+        bytes.advance(body.start);
+        Ok(Some(Message { frame, body: bytes.split_to(body.len()).freeze() }))
+    }
+}
+
+impl<F, G: Serialize + Shape> Encoder<Message<G>> for Codec<F> {
     type Error = Unsendable;
 
     fn encode(&mut self, message: Message<G>, out: &mut BytesMut) -> Result<(), Unsendable> {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::brief::{self, Header};
 use crate::arena::Span;
 use crate::id::{TaskId, WorkerId};
 
@@ -308,14 +309,31 @@ pub(crate) enum LeaseKind {
     Process,
 }
 
-/// Whether bytes may follow a frame's header.
-pub(crate) trait Shape {
+/// What the codec has to know of a frame.
+pub(crate) trait Shape: Sized {
+    /// Whether bytes may follow its header.
     fn has_body(&self) -> bool;
+
+    /// Writes a brief header. Whether it is one of those that are.
+    fn put(&self, header: &mut Header) -> bool;
+
+    /// Reads one, and gives out what comes behind it. `None` of all others.
+    fn take(bytes: &[u8]) -> Option<(Self, &[u8])>;
 }
 
 impl Shape for ToWorker {
     fn has_body(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Pack(_) | Self::Chunk { .. })
+    }
+
+    #[inline]
+    fn put(&self, header: &mut Header) -> bool {
+        header.put_to_worker(self)
+    }
+
+    #[inline]
+    fn take(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        brief::take_to_worker(bytes)
     }
 }
 
@@ -323,8 +341,18 @@ impl Shape for ToParent {
     fn has_body(&self) -> bool {
         match self {
             Self::Item { .. } | Self::Answers { .. } | Self::Chunk { .. } => true,
-            Self::Done { verdict, .. } => *verdict == Verdict::Returned,
+            Self::Done { verdict, .. } => matches!(verdict, Verdict::Returned),
             _ => false,
         }
+    }
+
+    #[inline]
+    fn put(&self, header: &mut Header) -> bool {
+        header.put_to_parent(self)
+    }
+
+    #[inline]
+    fn take(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        brief::take_to_parent(bytes)
     }
 }

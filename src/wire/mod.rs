@@ -14,6 +14,7 @@
 //! serde.
 
 pub(crate) mod arg0;
+pub(crate) mod brief;
 pub(crate) mod chain;
 pub(crate) mod codec;
 #[cfg(test)]

@@ -178,12 +178,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn encode<F: Serialize>(frame: F, body: &[u8], out: &mut BytesMut) {
-    let message = Message { frame, body: Bytes::copy_from_slice(body) };
+fn encode<F: Serialize + Shape + Clone>(frame: &F, body: &[u8], out: &mut BytesMut) {
+    let message = Message { frame: frame.clone(), body: Bytes::copy_from_slice(body) };
     Codec::<ToWorker>::new(MESSAGE_LIMIT).encode(message, out).unwrap();
 }
 
-fn encoded<F: Serialize>(frame: F, body: &[u8]) -> BytesMut {
+fn encoded<F: Serialize + Shape + Clone>(frame: &F, body: &[u8]) -> BytesMut {
     let mut out = BytesMut::new();
     encode(frame, body, &mut out);
     out
@@ -477,7 +477,7 @@ fn an_announced_length_is_refused_at_once_or_costs_nothing() {
     }
     // The longest that is allowed: one waits for it, and no memory does.
     let mut bytes = BytesMut::from(&MESSAGE_LIMIT.to_le_bytes()[..]);
-    bytes.extend_from_slice(&encoded(ToParent::Item { task: task(1), attempt: 1 }, b"beginning")[4..]);
+    bytes.extend_from_slice(&encoded(&ToParent::Item { task: task(1), attempt: 1 }, b"beginning")[4..]);
     let (before, at) = (bytes.capacity(), bytes.as_ptr());
     assert_eq!(decode::<ToParent>(&mut bytes), (vec![], None));
     assert_eq!((bytes.capacity(), bytes.as_ptr()), (before, at));
@@ -526,7 +526,7 @@ fn garbage_ends_in_a_violation_or_in_waiting_and_never_in_a_panic() {
             _ => {
                 let frame = random.up();
                 let message = random.message(frame);
-                let mut bytes = encoded(message.frame, &message.body).to_vec();
+                let mut bytes = encoded(&message.frame, &message.body).to_vec();
                 let at = random.below(bytes.len());
                 bytes[at] ^= 1 << random.below(8);
                 bytes
@@ -545,12 +545,12 @@ fn bytes_that_no_frame_has_asked_for_are_a_violation() {
     for (frame, bytes) in
         [(ToParent::Bye, 1), (ToParent::Nudge, 70), (ToParent::Started { task: task(1) }, 3)]
     {
-        let mut stream = encoded(frame, &vec![0; bytes]);
+        let mut stream = encoded(&frame, &vec![0; bytes]);
         assert_eq!(decode::<ToParent>(&mut stream), (vec![], Some(Violation::Leftover { bytes })));
     }
     let failed = ToParent::Done { task: task(1), attempt: 1, used_us: 0, verdict: Verdict::UnknownTask };
     assert_eq!(
-        decode::<ToParent>(&mut encoded(failed, b"x")),
+        decode::<ToParent>(&mut encoded(&failed, b"x")),
         (vec![], Some(Violation::Leftover { bytes: 1 }))
     );
     // An empty message has not even a header.
@@ -589,7 +589,7 @@ fn a_message_that_is_not_sent_leaves_no_trace() {
 
 #[test]
 fn the_magic_is_found_behind_stray_output_wherever_it_is_cut() {
-    let after = encoded(ToParent::Bye, b"");
+    let after = encoded(&ToParent::Bye, b"");
     for stray in [&b""[..], b"Welcome!\r\n", b"\0procpool->", b"\0\0\0procpool->p\r\n"] {
         let whole = [stray, &TO_PARENT_MAGIC, &after].concat();
         for cut in 0..whole.len() {
@@ -632,7 +632,7 @@ fn stray_output_is_tolerated_up_to_its_limit_however_it_arrives() {
 #[test]
 fn an_echo_is_recognised_however_it_arrives() {
     let hello = golden_to_worker().remove(0).0;
-    let sent = [&TO_WORKER_MAGIC[..], &encoded(hello, b"")].concat();
+    let sent = [&TO_WORKER_MAGIC[..], &encoded(&hello, b"")].concat();
     for piece in 1..sent.len() {
         assert_eq!(greeting(&sent, piece), Err(Violation::Echo), "pieces of {piece}");
         // Even if what echoes also starts a worker: everything else would come twice.
@@ -644,21 +644,21 @@ fn an_echo_is_recognised_however_it_arrives() {
 #[test]
 fn the_first_frame_of_one_direction_is_not_that_of_the_other() {
     let (hello, ready) = (golden_to_worker().remove(0).0, golden_to_parent().remove(0).0);
-    assert!(matches!(decode::<ToParent>(&mut encoded(hello, b"")), (_, Some(_))));
-    assert!(matches!(decode::<ToWorker>(&mut encoded(ready, b"")), (_, Some(_))));
+    assert!(matches!(decode::<ToParent>(&mut encoded(&hello, b"")), (_, Some(_))));
+    assert!(matches!(decode::<ToWorker>(&mut encoded(&ready, b"")), (_, Some(_))));
 }
 
 #[test]
 fn a_head_and_its_body_are_the_bytes_of_the_whole_frame_or_nothing() {
     let codec = Codec::<ToParent>::new(100);
     let frame = ToParent::Item { task: TaskId::new(1, 2), attempt: 1 };
-    let most = 100 - (encoded(frame.clone(), b"").len() - 4);
+    let most = 100 - (encoded(&frame, b"").len() - 4);
     for length in [0, 1, most, most + 1, usize::MAX - 8] {
         let mut head = BytesMut::from(&b"before"[..]);
         let added = codec.encode_head(&frame, &mut head, length);
         if length <= most {
             head.extend_from_slice(&vec![7; length]);
-            let whole = encoded(frame.clone(), &vec![7; length]);
+            let whole = encoded(&frame, &vec![7; length]);
             assert_eq!((added, &head[6..]), (Ok(()), &whole[..]));
         } else {
             assert!(matches!(added, Err(Unsendable::TooLarge { limit: 100, .. })), "{length}: {added:?}");

@@ -1,0 +1,212 @@
+//! The headers of the frames that nearly all traffic consists of, written and read by hand: the same bytes as by serde, in a
+//! fraction of the instructions. Whatever is out of the ordinary is left to serde.
+
+use super::frame::{Run, ToParent, ToWorker, Verdict};
+use crate::id::TaskId;
+
+/// The positions of the frames in their enums, which is what they begin with.
+const RUN: u8 = 1;
+const ITEM: u8 = 4;
+const DONE: u8 = 5;
+
+/// The position of `Verdict::Returned`.
+const RETURNED: u8 = 0;
+
+/// That a task has neither deadline nor trace.
+const NOTHING: [u8; 2] = [0, 0];
+
+/// Room for the longest header that is written here.
+pub(crate) struct Header {
+    bytes: [u8; Self::ROOM],
+    length: usize,
+}
+
+impl Header {
+    const ROOM: usize = 40;
+
+    /// Begins with so many zeros.
+    pub(crate) fn behind(zeros: usize) -> Self {
+        Self { bytes: [0; Self::ROOM], length: zeros }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length.min(Self::ROOM)]
+    }
+
+    /// Seven bits in each byte, the lowest first; the eighth says whether there are more.
+    #[inline]
+    fn number(&mut self, value: u32) {
+        let more = |shift: u32| (value >> shift) as u8 | 0x80;
+        let last = |shift: u32| (value >> shift) as u8;
+        match value {
+            ..0x80 => self.append([last(0)]),
+            ..0x4000 => self.append([more(0), last(7)]),
+            ..0x20_0000 => self.append([more(0), more(7), last(14)]),
+            ..0x1000_0000 => self.append([more(0), more(7), more(14), last(21)]),
+            _ => self.append([more(0), more(7), more(14), more(21), last(28)]),
+        }
+    }
+
+    #[inline]
+    fn append<const N: usize>(&mut self, bytes: [u8; N]) {
+        // There is always room.
+        if let Some(room) = self.bytes.get_mut(self.length..self.length + N) {
+            room.copy_from_slice(&bytes);
+            self.length += N;
+        }
+    }
+
+    #[inline]
+    fn task(&mut self, task: TaskId, attempt: u32) {
+        self.number(task.serial);
+        self.number(task.index);
+        self.number(attempt);
+    }
+
+    /// Whether it could be written.
+    #[inline]
+    pub(super) fn put_to_worker(&mut self, frame: &ToWorker) -> bool {
+        let ToWorker::Run(Run { task, attempt, index, remaining_us: None, trace: None }) = *frame else {
+            return false;
+        };
+        self.append([RUN]);
+        self.task(task, attempt);
+        self.number(index);
+        self.append(NOTHING);
+        true
+    }
+
+    /// Whether it could be written.
+    #[inline]
+    pub(super) fn put_to_parent(&mut self, frame: &ToParent) -> bool {
+        match *frame {
+            ToParent::Done { task, attempt, used_us, verdict: Verdict::Returned } => {
+                self.append([DONE]);
+                self.task(task, attempt);
+                self.number(used_us);
+                self.append([RETURNED]);
+            }
+            ToParent::Item { task, attempt } => {
+                self.append([ITEM]);
+                self.task(task, attempt);
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// A frame, and what comes behind its header.
+#[inline]
+pub(super) fn take_to_worker(bytes: &[u8]) -> Option<(ToWorker, &[u8])> {
+    let (&RUN, mut rest) = bytes.split_first()? else { return None };
+    let rest = &mut rest;
+    let (task, attempt) = task(rest)?;
+    let index = number(rest)?;
+    let (&NOTHING, rest) = rest.split_first_chunk()? else { return None };
+    let run = Run { task, attempt, index, remaining_us: None, trace: None };
+    Some((ToWorker::Run(run), rest))
+}
+
+/// The same of what a worker says.
+#[inline]
+pub(super) fn take_to_parent(bytes: &[u8]) -> Option<(ToParent, &[u8])> {
+    let (&which, mut rest) = bytes.split_first()?;
+    if which != DONE && which != ITEM {
+        return None;
+    }
+    let (task, attempt) = task(&mut rest)?;
+    if which == ITEM {
+        return Some((ToParent::Item { task, attempt }, rest));
+    }
+    let used_us = number(&mut rest)?;
+    let (&RETURNED, rest) = rest.split_first()? else { return None };
+    Some((ToParent::Done { task, attempt, used_us, verdict: Verdict::Returned }, rest))
+}
+
+#[inline]
+fn task(bytes: &mut &[u8]) -> Option<(TaskId, u32)> {
+    let serial = number(bytes)?;
+    let index = number(bytes)?;
+    Some((TaskId { serial, index }, number(bytes)?))
+}
+
+#[inline]
+fn number(bytes: &mut &[u8]) -> Option<u32> {
+    let bits = |byte: u8, shift: u32| u32::from(byte & 0x7f) << shift;
+    let (value, rest) = match **bytes {
+        [a @ ..0x80, ref rest @ ..] => (a.into(), rest),
+        [a, b @ ..0x80, ref rest @ ..] => (bits(a, 0) | bits(b, 7), rest),
+        [a, b, c @ ..0x80, ref rest @ ..] => (bits(a, 0) | bits(b, 7) | bits(c, 14), rest),
+        [a, b, c, d @ ..0x80, ref rest @ ..] => (bits(a, 0) | bits(b, 7) | bits(c, 14) | bits(d, 21), rest),
+        // What is too large is serde's to refuse.
+        [a, b, c, d, e @ ..0x10, ref rest @ ..] => {
+            (bits(a, 0) | bits(b, 7) | bits(c, 14) | bits(d, 21) | bits(e, 28), rest)
+        }
+        _ => return None,
+    };
+    *bytes = rest;
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers around every change of length.
+    fn numbers() -> impl Iterator<Item = u32> {
+        (0..32).flat_map(|bits| [(1 << bits) - 1, 1 << bits, (1 << bits) + 1]).chain([u32::MAX])
+    }
+
+    #[test]
+    fn by_hand_it_is_what_serde_makes_of_it() {
+        let mut seen = 0;
+        for (serial, index) in numbers().zip(numbers().skip(7)) {
+            for (attempt, other) in [(0, index), (serial, 127), (128, u32::MAX)] {
+                let task = TaskId { serial, index };
+                let run = Run { task, attempt, index: other, remaining_us: None, trace: None };
+                let frame = ToWorker::Run(run);
+                let mut bytes = postcard::to_stdvec(&frame).unwrap();
+                let mut header = Header::behind(4);
+                assert!(header.put_to_worker(&frame));
+                assert_eq!(header.bytes(), [&[0; 4], &bytes[..]].concat());
+                bytes.extend(b"body");
+                assert_eq!(take_to_worker(&bytes), Some((frame, &b"body"[..])));
+                let done = ToParent::Done { task, attempt, used_us: other, verdict: Verdict::Returned };
+                for frame in [done, ToParent::Item { task, attempt }] {
+                    let mut bytes = postcard::to_stdvec(&frame).unwrap();
+                    let mut header = Header::behind(0);
+                    assert!(header.put_to_parent(&frame));
+                    assert_eq!(header.bytes(), bytes);
+                    bytes.extend(b"body");
+                    assert_eq!(take_to_parent(&bytes), Some((frame, &b"body"[..])));
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 500, "{seen}");
+    }
+
+    #[test]
+    fn what_is_torn_or_strange_is_left_to_serde() {
+        let task = TaskId { serial: 300, index: 70_000 };
+        let done = ToParent::Done { task, attempt: 1, used_us: 5, verdict: Verdict::Returned };
+        let bytes = postcard::to_stdvec(&done).unwrap();
+        (0..bytes.len()).for_each(|end| assert_eq!(take_to_parent(&bytes[..end]), None, "{end}"));
+        let verdict = Verdict::Cancelled { began: true };
+        let stopped = ToParent::Done { task, attempt: 1, used_us: 5, verdict };
+        assert!(!Header::behind(0).put_to_parent(&stopped));
+        assert_eq!(take_to_parent(&postcard::to_stdvec(&stopped).unwrap()), None);
+        for (remaining_us, trace) in [(Some(0), None), (None, Some((1, 2, 3)))] {
+            let frame = ToWorker::Run(Run { task, attempt: 1, index: 0, remaining_us, trace });
+            assert!(!Header::behind(0).put_to_worker(&frame));
+            assert_eq!(take_to_worker(&postcard::to_stdvec(&frame).unwrap()), None);
+        }
+        // 2^32, and a number that does not end.
+        for number in [&[0x80, 0x80, 0x80, 0x80, 0x10][..], &[0xff; 6]] {
+            let bytes = [&[ITEM], number, &[0, 0]].concat();
+            assert_eq!(take_to_parent(&bytes), None);
+            assert!(postcard::take_from_bytes::<ToParent>(&bytes).is_err());
+        }
+    }
+}

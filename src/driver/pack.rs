@@ -279,7 +279,7 @@ impl State {
             Err(violation) => return self.violated(now, worker, violation.to_string()),
         };
         let mut hand = Hand::Answers { worker, attempt, n, body };
-        self.handle_holding(now, Input::Answers { worker, task, attempt, n }, &mut hand);
+        self.take_in(now, Input::Answers { worker, task, attempt, n }, &mut hand);
         if let (Hand::Answers { .. }, Some(port)) = (hand, self.port_mut(worker)) {
             port.fault.get_or_insert_with(|| "it answered tasks of a pack that it does not run".to_owned());
         }

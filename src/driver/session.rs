@@ -248,8 +248,12 @@ impl Session {
         // Dropped when the lock is free.
         let mut unsent = Outbox::default();
         let goes_on = shared.with(|state, now| {
-            for Message { frame, body } in batch.drain(..) {
-                state.receive(now, worker, nonce, frame, body);
+            if !batch.is_empty() {
+                let now = state.punctual(now);
+                for Message { frame, body } in batch.drain(..) {
+                    state.receive(now, worker, nonce, frame, body);
+                }
+                state.conclude();
             }
             match trouble {
                 Some(violation) => state.violated(now, worker, violation.to_string()),

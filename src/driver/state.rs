@@ -144,16 +144,32 @@ impl State {
     }
 
     fn handle_with(&mut self, now: Instant, input: Input, mut hand: Hand) {
-        self.handle_holding(now, input, &mut hand);
+        let now = if matches!(input, Input::Tick) { now } else { self.punctual(now) };
+        self.sched.handle(now, input);
+        self.act(&mut hand);
     }
 
-    /// The same. What is still in the hand after that was not wanted.
-    pub(super) fn handle_holding(&mut self, now: Instant, input: Input, hand: &mut Hand) {
-        // Only the clock's task lets time pass: it runs where the links' tasks do. Callers on other threads are punctual
-        // while those stand still, and nobody would be heard in time.
-        let due = self.sched.poll_timeout().filter(|due| *due <= now && !matches!(input, Input::Tick));
-        let now = due.and_then(|due| due.checked_sub(Duration::from_nanos(1))).unwrap_or(now);
-        self.sched.handle(now, input);
+    /// Takes in one of the many things that a worker says; `now` is punctual, and `conclude` has to follow. What is still in the
+    /// hand after that was not wanted.
+    pub(super) fn take_in(&mut self, now: Instant, input: Input, hand: &mut Hand) {
+        self.sched.take_in(now, input);
+        self.act(hand);
+    }
+
+    /// Does what comes of everything that was taken in.
+    pub(super) fn conclude(&mut self) {
+        self.sched.conclude();
+        self.act(&mut Hand::Empty);
+    }
+
+    /// Only the clock's task lets time pass: it runs where the links' tasks do. Callers on other threads are punctual while
+    /// those stand still, and nobody would be heard in time.
+    pub(super) fn punctual(&self, now: Instant) -> Instant {
+        let due = self.sched.poll_timeout().filter(|due| *due <= now);
+        due.and_then(|due| due.checked_sub(Duration::from_nanos(1))).unwrap_or(now)
+    }
+
+    fn act(&mut self, hand: &mut Hand) {
         while let Some(action) = self.sched.poll_action() {
             self.perform(action, hand);
         }
@@ -280,7 +296,7 @@ impl State {
         self.close();
     }
 
-    /// Handles one frame from a worker.
+    /// Handles one of the frames that a worker has sent; `now` is punctual, and `conclude` has to follow.
     pub(super) fn receive(
         &mut self,
         now: Instant,
@@ -318,8 +334,8 @@ impl State {
                     port.answered(1);
                 }
                 let used = Duration::from_micros(used_us.into());
-                let hand = Hand::Answer { worker, task, attempt, used, verdict, body };
-                self.handle_with(now, Input::Done { worker, task, attempt, answer, used }, hand);
+                let mut hand = Hand::Answer { worker, task, attempt, used, verdict, body };
+                self.take_in(now, Input::Done { worker, task, attempt, answer, used }, &mut hand);
             }
             ToParent::Item { task, attempt } => self.receive_item(now, worker, task, attempt, body),
             ToParent::Answers { task, attempt } => self.receive_answers(now, worker, task, attempt, &body),

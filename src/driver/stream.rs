@@ -145,7 +145,7 @@ impl State {
     ) {
         let cost = cost(body.len());
         let mut hand = Hand::Item(body);
-        self.handle_holding(now, Input::Item { worker, task, attempt, cost }, &mut hand);
+        self.take_in(now, Input::Item { worker, task, attempt, cost }, &mut hand);
         if let (Hand::Item(_), Some(port)) = (hand, self.port_mut(worker)) {
             port.fault.get_or_insert_with(|| {
                 "it sent an item that its stream had no credit for, or of a stream that it does not run"

@@ -40,6 +40,8 @@ pub(crate) struct Scheduler {
     /// The seats whose worker can be given tasks, or asked for some back, by how much it has to do.
     pub(super) ready: Levels,
     pub(super) forecast: Forecast,
+    /// The seat that has to be listed anew before anything is decided.
+    touched: Option<u32>,
     /// When to see whether something has to be recalled.
     pub(super) rebalance: Option<Time>,
     pub(super) staff: Staff,
@@ -88,6 +90,7 @@ impl Scheduler {
             seats: (0..size.first()).map(|_| Seat::default()).collect(),
             ready: Self::levels(config.slots),
             forecast: Forecast::default(),
+            touched: None,
             rebalance: None,
             staff: Staff::new(size.most),
             size,
@@ -103,8 +106,15 @@ impl Scheduler {
         }
     }
 
-    /// Takes in what happened. Time that has passed counts only after it: an answer is heard before its limit is.
+    /// Takes in what happened, and decides what comes of it.
     pub(crate) fn handle(&mut self, now: Instant, input: Input) {
+        self.take_in(now, input);
+        self.conclude();
+    }
+
+    /// Takes in one of many things that have happened by now. What comes of them together is for `conclude` to decide, which
+    /// has to follow: deciding costs more than most of them do.
+    pub(crate) fn take_in(&mut self, now: Instant, input: Input) {
         self.clock.advance(now, !planted!(self, CountStops));
         match input {
             Input::Start => self.start(),
@@ -142,6 +152,11 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    /// Decides what comes of what was taken in. Time that has passed counts only now: an answer is heard before its limit is.
+    pub(crate) fn conclude(&mut self) {
+        self.relist();
         while let Some(due) = self.clock.expire() {
             self.expire(due);
         }
@@ -340,8 +355,22 @@ impl Scheduler {
         if self.worker(seat).is_some_and(|worker| worker.quarantined) {
             self.review(seat);
         }
-        self.list(seat);
+        self.touch(seat);
         self.release(seat);
+    }
+
+    /// Notes that a seat has to be listed anew: once for all that its worker answers at one time.
+    fn touch(&mut self, seat: u32) {
+        if self.touched != Some(seat) {
+            self.relist();
+            self.touched = Some(seat);
+        }
+    }
+
+    fn relist(&mut self) {
+        if let Some(seat) = self.touched.take().filter(|_| !planted!(self, ForgetRoom)) {
+            self.list(seat);
+        }
     }
 
     /// Whether anything waits for a worker.

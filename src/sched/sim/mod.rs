@@ -154,6 +154,8 @@ pub(in crate::sched) enum Bug {
     RerunStream,
     /// A stream is tried again although items came.
     RetryStream,
+    /// Nobody sees that there is room where many answers came from.
+    ForgetRoom,
     /// The first worker of a pool below waits for a place, and tasks for a process.
     HoldAndWait,
     /// What a dead worker's pool was lent is forgotten.
@@ -164,7 +166,7 @@ pub(in crate::sched) enum Bug {
     StarveAsker,
 }
 
-const BUGS: [(&str, Bug); 44] = [
+const BUGS: [(&str, Bug); 45] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -209,14 +211,16 @@ const BUGS: [(&str, Bug); 44] = [
     ("swallow-item", Bug::SwallowItem),
     ("rerun-stream", Bug::RerunStream),
     ("retry-stream", Bug::RetryStream),
+    ("forget-room", Bug::ForgetRoom),
 ];
 
 /// How many fixed seeds, and how many that change with every commit.
 const SEEDS: u64 = 2000;
 
 /// What the seeds together have to get to, at least 20 times each.
-const REACHED: [&str; 44] = [
+const REACHED: [&str; 45] = [
     "Abandon",
+    "Burst",
     "Cancel",
     "Closed",
     "Credit",

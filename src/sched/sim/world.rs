@@ -38,6 +38,8 @@ pub(super) struct World {
     /// What has come to each consumer and was not read: what it cost.
     pub(super) unread: BTreeMap<TaskId, VecDeque<u32>>,
     pub(super) calm: bool,
+    /// The worker of whose words more may be taken in before anything is decided.
+    burst: Option<WorkerId>,
     /// Whether tables are checked too, not only what can be seen from outside.
     tables: bool,
     trace: bool,
@@ -84,6 +86,7 @@ impl World {
             serial: 0,
             unread: BTreeMap::new(),
             calm: false,
+            burst: None,
             tables: bug.is_none(),
             trace,
             hash: DefaultHasher::new(),
@@ -125,7 +128,15 @@ impl World {
     }
 
     fn until(&mut self, end: Duration, done: impl Fn(&Self) -> bool) -> Checked {
-        while !done(self) {
+        while self.burst.is_some() || !done(self) {
+            if let Some(worker) = self.burst {
+                let more = self.rng.percent(70);
+                match more.then(|| self.next_of(worker)).flatten() {
+                    Some(deed) => self.perform(worker, deed)?,
+                    None => self.conclude()?,
+                }
+                continue;
+            }
             let next = self.events.first_key_value().map(|(&(at, _), _)| at);
             let timeout = self.scheduler.poll_timeout().map(|at| at - self.base);
             let late = match self.rng.within(0..50) {
@@ -153,6 +164,17 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Takes out what a worker does next, if that is to say something of a task. It does so now.
+    fn next_of(&mut self, worker: WorkerId) -> Option<Deed> {
+        let own = |event: &Event| matches!(event, Event::Worker(it, _) if *it == worker);
+        let (&key, event) = self.events.iter().find(|(_, event)| own(event))?;
+        let says = matches!(event, Event::Worker(_, Deed::Answer(..) | Deed::Emit(_)));
+        match says.then(|| self.events.remove(&key))? {
+            Some(Event::Worker(_, deed)) => Some(deed),
+            _ => None,
+        }
     }
 
     pub(super) fn at(&mut self, at: Duration, event: Event) {
@@ -261,7 +283,34 @@ impl World {
         self.model.input(&input);
         self.model.tell_time();
         let cost = if let Input::Item { cost, .. } = input { cost } else { 0 };
-        self.scheduler.handle(now, input);
+        // What a worker says of its tasks is often read together with what it says next.
+        let burst = match input {
+            Input::Done { worker, .. } | Input::Item { worker, .. } => Some(worker),
+            _ => None,
+        };
+        self.burst = burst.filter(|_| self.burst.is_some() || self.rng.percent(30));
+        match self.burst {
+            Some(_) => self.scheduler.take_in(now, input),
+            None => self.scheduler.handle(now, input),
+        }
+        self.act(cost)?;
+        if self.burst.is_some() { Ok(()) } else { self.after_all() }
+    }
+
+    /// The end of a burst.
+    fn conclude(&mut self) -> Checked {
+        self.burst = None;
+        if self.trace {
+            eprintln!("{:>12?}  and that was all", self.model.now);
+        }
+        self.scheduler.conclude();
+        *self.life.done.entry("Burst".to_owned()).or_default() += 1;
+        self.act(0)?;
+        self.after_all()
+    }
+
+    /// Everything that is to be done.
+    fn act(&mut self, cost: u32) -> Checked {
         while let Some(action) = self.scheduler.poll_action() {
             action.hash(&mut self.hash);
             *self.life.done.entry(kind(&action)).or_default() += 1;
@@ -271,6 +320,11 @@ impl World {
             self.model.action(&action)?;
             self.obey(&action, cost);
         }
+        Ok(())
+    }
+
+    fn after_all(&mut self) -> Checked {
+        let now = self.base + self.model.now;
         self.model.after()?;
         ensure!(self.scheduler.poll_timeout().is_none_or(|at| at > now), "it spins");
         if self.tables {

@@ -16,11 +16,11 @@ impl State {
         let answer = match outcome {
             // It has its answers already.
             Outcome::Answered if self.calls.packed(task).is_some() => Ok(Payload::new()),
-            Outcome::Answered => match std::mem::replace(hand, Hand::Empty) {
-                Hand::Answer { verdict: Verdict::Returned, body, .. } => Ok(body),
+            Outcome::Answered => match hand {
+                Hand::Answer { verdict: Verdict::Returned, body, .. } => Ok(std::mem::take(body)),
                 Hand::Answer { worker, attempt, used, verdict, .. } => {
-                    let about = About { ran: Some(used), ..self.about(task, Some(worker), attempt) };
-                    Err(report::unanswered(about, verdict))
+                    let about = About { ran: Some(*used), ..self.about(task, Some(*worker), *attempt) };
+                    Err(report::unanswered(about, std::mem::replace(verdict, Verdict::Returned)))
                 }
                 // The scheduler says Answered only while it handles Done.
                 Hand::Empty | Hand::Item(_) | Hand::Answers { .. } | Hand::Death(..) => Err(report::closed()),

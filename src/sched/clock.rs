@@ -98,8 +98,10 @@ impl Clock {
         self.last = Some(now);
         let epoch = *self.epoch.get_or_insert(now);
         self.wall = self.wall.max(now.saturating_duration_since(epoch));
-        let time = self.wall.saturating_sub(self.stopped);
+        // Nothing is due sooner than the next call has to come.
         if forgiving
+            && self.next.is_some_and(|next| next < now)
+            && let time = self.wall.saturating_sub(self.stopped)
             && let Some(due) = self.due()
             && time.saturating_sub(due) > LATE
         {
@@ -129,6 +131,11 @@ impl Clock {
             self.stale = true;
             self.alarms.remove(&(at, alarm));
         }
+    }
+
+    /// Whether anything may be due.
+    pub(super) fn strikes(&self) -> bool {
+        self.stale || self.next.is_some_and(|next| self.last >= Some(next))
     }
 
     /// Takes out an alarm that is due. Its owner clears its note.

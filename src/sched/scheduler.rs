@@ -157,11 +157,8 @@ impl Scheduler {
     /// Decides what comes of what was taken in. Time that has passed counts only now: an answer is heard before its limit is.
     pub(crate) fn conclude(&mut self) {
         self.relist();
-        while let Some(due) = self.clock.expire() {
-            self.expire(due);
-        }
-        while let Some(alarm) = self.clock.fire() {
-            self.ring(alarm);
+        if self.clock.strikes() {
+            self.strike();
         }
         if self.config.below {
             self.grow();
@@ -181,6 +178,16 @@ impl Scheduler {
         self.wind_down();
         self.share();
         self.clock.rest();
+    }
+
+    /// Sees to everything that is due.
+    fn strike(&mut self) {
+        while let Some(due) = self.clock.expire() {
+            self.expire(due);
+        }
+        while let Some(alarm) = self.clock.fire() {
+            self.ring(alarm);
+        }
     }
 
     /// What is to be done next, until there is nothing.

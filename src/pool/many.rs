@@ -168,32 +168,39 @@ impl<O: DeserializeOwned> Many<O> {
     }
 
     /// Starts tasks until enough are under way, no input is there, or one has to wait for a place in the queue. That one is
-    /// submitted: it needs nobody to poll it, and keeps no place from others while nobody does.
-    fn fill(&mut self, cx: &mut Context<'_>) {
+    /// submitted: it needs nobody to poll it, and keeps no place from others while nobody does. Whether enough are: whatever
+    /// else it was will wake the task.
+    fn fill(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             if let Some(waiting) = self.waiting.take() {
                 if waiting.poll_place(cx).is_pending() {
                     self.waiting = Some(waiting);
-                    return;
+                    return false;
                 }
                 self.running.push(waiting);
             }
             if self.room.ahead >= AHEAD_BYTES {
-                return;
+                return true;
             }
             let (ahead, started) = (self.under_way(), self.started);
-            let Some(source) = &mut self.source else { return };
+            let Some(source) = &mut self.source else { return false };
+            let full = |pack: u32| {
+                let (pack, then) = (pack as usize, ahead + pack as usize);
+                then > AHEAD && (then > pack * PACKS || then * self.room.output > AHEAD_BYTES)
+            };
+            if ahead >= SPREAD && self.pack > 1 && full(self.pack) {
+                return true;
+            }
             if ahead >= SPREAD && (self.pack > 1 || started - self.asked >= ASKED) {
                 (self.pack, self.asked) = (source.pack(), started);
             }
             let next = if self.pack > 1 && ahead >= SPREAD {
-                let most = (self.pack as usize * PACKS).min(AHEAD_BYTES / self.room.output);
-                if ahead + self.pack as usize > AHEAD.max(most) {
-                    return;
+                if full(self.pack) {
+                    return true;
                 }
                 source.next_pack(cx, started, self.pack)
             } else if ahead >= AHEAD {
-                return;
+                return true;
             } else {
                 source.next(cx, started)
             };
@@ -205,23 +212,27 @@ impl<O: DeserializeOwned> Many<O> {
                 }
                 Poll::Ready(None) => {
                     self.source = None;
-                    return;
+                    return false;
                 }
-                Poll::Pending => return,
+                Poll::Pending => return false,
             }
         }
     }
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<O, Error>>> {
-        self.fill(cx);
-        match ready!(self.running.poll_next(cx, &mut self.room)) {
-            Some(result) => {
-                self.given += 1;
-                Poll::Ready(Some(result))
+        loop {
+            let enough = self.fill(cx);
+            match ready!(self.running.poll_next(cx, &mut self.room)) {
+                Some(result) => {
+                    self.given += 1;
+                    return Poll::Ready(Some(result));
+                }
+                None if self.is_terminated() => return Poll::Ready(None),
+                // What was enough had been read already, and is over now.
+                None if enough && self.under_way() == 0 => {}
+                // Nothing has its place, but something waits for one, or there may be inputs to come.
+                None => return Poll::Pending,
             }
-            // Nothing has its place, but something waits for one, or there may be inputs to come.
-            None if !self.is_terminated() => Poll::Pending,
-            None => Poll::Ready(None),
         }
     }
 
@@ -283,7 +294,7 @@ impl<T: Task, F: FnMut(&mut Context<'_>) -> Poll<Option<T>> + Send> Source<T::Ou
         index: u64,
         most: u32,
     ) -> Poll<Option<(Entry<T::Output>, u32)>> {
-        let mut room = [0; SMALL];
+        let mut room = [0; pack::INPUT + SMALL];
         while self.count < most && self.inputs.len() < FULL && !self.over && !self.options.is_over() {
             let task = match self.input(cx) {
                 Poll::Ready(Some(task)) => task,
@@ -295,8 +306,11 @@ impl<T: Task, F: FnMut(&mut Context<'_>) -> Poll<Option<T>> + Send> Source<T::Ou
                 // It is asked again when the pack is on its way.
                 Poll::Pending => break,
             };
-            match postcard::to_slice(&task, &mut room) {
-                Ok(input) if pack::put_input(&mut self.inputs, input) => self.count += 1,
+            let length = postcard::to_slice(&task, &mut room[pack::INPUT..]).map(|input| input.len());
+            match length {
+                Ok(length) if pack::put_input(&mut self.inputs, &mut room[..pack::INPUT + length]) => {
+                    self.count += 1;
+                }
                 _ => {
                     self.held = Some(task);
                     break;

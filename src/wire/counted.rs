@@ -88,7 +88,7 @@ fn counted() {
     count("inputs of a pack, in and out", ROUNDS, || {
         inputs.clear();
         for _ in 0..ROUNDS {
-            black_box(pack::put_input(&mut inputs, black_box(&[7; 8])));
+            black_box(pack::put_input(&mut inputs, black_box(&mut [7; pack::INPUT + 8])));
         }
         let mut rest = &inputs[..];
         while !rest.is_empty() {

@@ -15,10 +15,11 @@ pub(crate) const ANSWER: usize = 4;
 /// What an input takes beside its bytes.
 pub(crate) const INPUT: usize = 2;
 
-/// Adds an input, if it is not too long.
-pub(crate) fn put_input(out: &mut Vec<u8>, input: &[u8]) -> bool {
-    let Ok(length) = u16::try_from(input.len()) else { return false };
-    out.extend_from_slice(&length.to_le_bytes());
+/// Adds an input, if it is not too long. It stands behind room for its length.
+pub(crate) fn put_input(out: &mut Vec<u8>, input: &mut [u8]) -> bool {
+    let Some((room, rest)) = input.split_first_chunk_mut::<INPUT>() else { return false };
+    let Ok(length) = u16::try_from(rest.len()) else { return false };
+    *room = length.to_le_bytes();
     out.extend_from_slice(input);
     true
 }
@@ -85,9 +86,10 @@ mod tests {
     fn inputs_come_out_as_they_went_in() {
         let mut out = Vec::new();
         let inputs = [&b"one"[..], b"", &[7; u16::MAX as usize]];
-        assert!(inputs.iter().all(|input| put_input(&mut out, input)));
+        let put = |out: &mut Vec<u8>, input: &[u8]| put_input(out, &mut [&[0; INPUT], input].concat());
+        assert!(inputs.iter().all(|input| put(&mut out, input)));
         let before = out.len();
-        assert!(!put_input(&mut out, &[0; 1 << 16]) && out.len() == before);
+        assert!(!put(&mut out, &[0; 1 << 16]) && out.len() == before);
         assert_eq!((span(&out, 0), span(&out, 1), span(&out, 2)), (0, 5, 7));
         assert_eq!((span(&out, 3), span(&out, 9)), (out.len(), out.len()));
         let mut body = &out[..];

@@ -127,7 +127,10 @@ impl Payload {
 ///
 /// As [`Payload::decode`].
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
-    read(bytes, &[])
+    match postcard::take_from_bytes(bytes)? {
+        (value, []) => Ok(value),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
 }
 
 /// Decodes a value from all of `bytes`, and `more` behind them.

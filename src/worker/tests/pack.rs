@@ -26,7 +26,7 @@ fn pack_of<T: Task>(parent: &mut Parent, tasks: &[T]) -> (TaskId, Message<ToWork
     for task in tasks {
         let (_, message) = parent.run_frame(task);
         let ToWorker::Run(Run { task, index, .. }) = message.frame else { unreachable!() };
-        assert!(pack::put_input(&mut body, &message.body));
+        assert!(pack::put_input(&mut body, &mut [&[0; pack::INPUT], &message.body[..]].concat()));
         about.get_or_insert((task, index));
     }
     let (task, index) = about.unwrap();

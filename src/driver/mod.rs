@@ -8,6 +8,7 @@ mod answer;
 mod autopsy;
 mod bus;
 mod calls;
+mod clock;
 mod news;
 mod options;
 mod pack;

@@ -4,7 +4,7 @@
 use std::any::TypeId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use super::Life;
 use super::autopsy;
 use super::bus::Bus;
 use super::calls::Calls;
-use super::port::{Port, TURN};
+use super::port::Port;
 use super::report::{self, Death, Overdue};
 use super::send::find;
 use crate::error::{Error, Exit};
@@ -54,10 +54,10 @@ pub(super) struct State {
     limits: (Duration, Duration),
     /// How many tasks a worker has to run at once.
     pub(super) slots: u32,
-    alarm: Alarm,
+    pub(super) alarm: Alarm,
     /// The clock's task, and when the alarm will wake it.
     pub(super) clock: Option<Waker>,
-    armed: Option<Instant>,
+    pub(super) armed: Option<Instant>,
     /// What has become of everything, once the scheduler has no tasks and no workers any more and wants none.
     pub(super) ended: Option<Tally>,
     pub(super) bus: Bus,
@@ -162,13 +162,6 @@ impl State {
         self.act(&mut Hand::Empty);
     }
 
-    /// Only the clock's task lets time pass: it runs where the links' tasks do. Callers on other threads are punctual while
-    /// those stand still, and nobody would be heard in time.
-    pub(super) fn punctual(&self, now: Instant) -> Instant {
-        let due = self.sched.poll_timeout().filter(|due| *due <= now);
-        due.and_then(|due| due.checked_sub(Duration::from_nanos(1))).unwrap_or(now)
-    }
-
     fn act(&mut self, hand: &mut Hand) {
         while let Some(action) = self.sched.poll_action() {
             self.perform(action, hand);
@@ -193,34 +186,6 @@ impl State {
             if let Some(control) = port.control.take() {
                 control.release();
             }
-        }
-    }
-
-    /// Calls the scheduler if it is time and arms the alarm for the next time. Ready when the pool is closed.
-    pub(super) fn poll_clock(&mut self, now: Instant, cx: &Context<'_>) -> Poll<()> {
-        if self.is_closed() {
-            return Poll::Ready(());
-        }
-        if self.sched.poll_timeout().is_some_and(|at| at <= now) {
-            if self.ports.iter().flatten().any(|port| port.is_kept_waiting(now)) {
-                // Time stands still until it has had its turn. If that takes long, the tick is late, and forgiven.
-                self.alarm.set(now + TURN, cx.waker());
-                self.clock = None;
-                return Poll::Pending;
-            }
-            self.handle(now, Input::Tick);
-        }
-        self.clock = Some(cx.waker().clone());
-        self.armed = None;
-        Poll::Pending
-    }
-
-    /// Makes sure that the clock's task is woken in time. It may be woken too early: then it looks and sleeps on.
-    pub(super) fn rearm(&mut self) {
-        let (Some(clock), Some(at)) = (&self.clock, self.sched.poll_timeout()) else { return };
-        if self.armed.is_none_or(|armed| at < armed) {
-            self.alarm.set(at, clock);
-            self.armed = Some(at);
         }
     }
 

@@ -66,6 +66,49 @@ impl Scheduler {
         }
     }
 
+    /// Puts a seat among those with the same room, or among none. Of idle workers the one that was used last is used
+    /// first, since it is warm; busy ones take turns.
+    pub(super) fn list(&mut self, seat: u32) {
+        let level = match self.worker(seat) {
+            Some(worker) if self.feeds(worker) => Some(0),
+            Some(worker) => self.level(worker),
+            None => None,
+        };
+        let listed = std::mem::replace(&mut self.seats[seat as usize].listed, level);
+        if listed == level {
+            return;
+        }
+        if let Some(level) = listed {
+            self.ready.unlink(&mut self.seats, level, seat);
+        }
+        match level {
+            Some(level) if level < self.config.slots => {
+                self.ready.push_front(&mut self.seats, level, seat);
+            }
+            Some(level) => self.ready.push_back(&mut self.seats, level, seat),
+            None => {}
+        }
+    }
+
+    /// Whether a planted bug treats this leaving worker as an idle one.
+    fn feeds(&self, worker: &Worker) -> bool {
+        planted!(self, FeedLeaving) && self.mode == Mode::Running && worker.phase == Phase::Leaving
+    }
+
+    /// Notes that a seat has to be listed anew: once for all that its worker answers at one time.
+    pub(super) fn touch(&mut self, seat: u32) {
+        if self.touched != Some(seat) {
+            self.relist();
+            self.touched = Some(seat);
+        }
+    }
+
+    pub(super) fn relist(&mut self) {
+        if let Some(seat) = self.touched.take().filter(|_| !planted!(self, ForgetRoom)) {
+            self.list(seat);
+        }
+    }
+
     /// The best worker with room.
     pub(super) fn roomy(&self) -> Option<u32> {
         let level = self.ready.lowest().filter(|&level| level < self.ready.top())?;

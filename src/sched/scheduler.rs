@@ -20,7 +20,7 @@ use crate::sched::share::Share;
 use crate::sched::size::Size;
 use crate::sched::staff::Staff;
 use crate::sched::supervise::WATCH;
-use crate::sched::worker::{Cause, Phase, Seat, Worker};
+use crate::sched::worker::{Cause, Seat, Worker};
 use crate::sched::{Action, Answer, Config, Input, Outcome};
 
 /// Who runs what, when, and what a loss means. See the room's door for the rules that it keeps.
@@ -41,7 +41,7 @@ pub(crate) struct Scheduler {
     pub(super) ready: Levels,
     pub(super) forecast: Forecast,
     /// The seat that has to be listed anew before anything is decided.
-    touched: Option<u32>,
+    pub(super) touched: Option<u32>,
     /// When to see whether something has to be recalled.
     pub(super) rebalance: Option<Time>,
     pub(super) staff: Staff,
@@ -366,52 +366,9 @@ impl Scheduler {
         self.release(seat);
     }
 
-    /// Notes that a seat has to be listed anew: once for all that its worker answers at one time.
-    fn touch(&mut self, seat: u32) {
-        if self.touched != Some(seat) {
-            self.relist();
-            self.touched = Some(seat);
-        }
-    }
-
-    fn relist(&mut self) {
-        if let Some(seat) = self.touched.take().filter(|_| !planted!(self, ForgetRoom)) {
-            self.list(seat);
-        }
-    }
-
     /// Whether anything waits for a worker.
     pub(super) fn waits(&self) -> bool {
         !self.queue.is_empty() || !self.alone.is_empty()
-    }
-
-    /// Puts a seat among those with the same room, or among none. Of idle workers the one that was used last is used
-    /// first, since it is warm; busy ones take turns.
-    pub(super) fn list(&mut self, seat: u32) {
-        let level = match self.worker(seat) {
-            Some(worker) if self.feeds(worker) => Some(0),
-            Some(worker) => self.level(worker),
-            None => None,
-        };
-        let listed = std::mem::replace(&mut self.seats[seat as usize].listed, level);
-        if listed == level {
-            return;
-        }
-        if let Some(level) = listed {
-            self.ready.unlink(&mut self.seats, level, seat);
-        }
-        match level {
-            Some(level) if level < self.config.slots => {
-                self.ready.push_front(&mut self.seats, level, seat);
-            }
-            Some(level) => self.ready.push_back(&mut self.seats, level, seat),
-            None => {}
-        }
-    }
-
-    /// Whether a planted bug treats this leaving worker as an idle one.
-    fn feeds(&self, worker: &Worker) -> bool {
-        planted!(self, FeedLeaving) && self.mode == Mode::Running && worker.phase == Phase::Leaving
     }
 
     /// Learns from an answer how long tasks of its kind take.

@@ -40,9 +40,9 @@ impl Header {
         let last = |shift: u32| (value >> shift) as u8;
         match value {
             ..0x80 => self.append([last(0)]),
-            ..0x4000 => self.append([more(0), last(7)]),
-            ..0x20_0000 => self.append([more(0), more(7), last(14)]),
-            ..0x1000_0000 => self.append([more(0), more(7), more(14), last(21)]),
+            0x80..0x4000 => self.append([more(0), last(7)]),
+            0x4000..0x20_0000 => self.append([more(0), more(7), last(14)]),
+            0x20_0000..0x1000_0000 => self.append([more(0), more(7), more(14), last(21)]),
             _ => self.append([more(0), more(7), more(14), more(21), last(28)]),
         }
     }

@@ -270,6 +270,17 @@ impl Calls {
         }
     }
 
+    /// Takes an answer that is there; then the call is forgotten.
+    pub(super) fn take(&mut self, task: TaskId) -> Option<Result<Payload, Error>> {
+        if !matches!(self.get(task)?.phase, Phase::Answered(_)) {
+            return None;
+        }
+        match self.calls.remove(task.slot()).phase {
+            Phase::Answered(answer) => Some(answer),
+            _ => None,
+        }
+    }
+
     /// Asks for an answer; once ready, the call is forgotten. The waker that is given back is to be dropped when the lock
     /// is free: with some executors it is the last thing that holds its task, and with it perhaps another `Run`.
     pub(super) fn poll(&mut self, task: TaskId, new: Waker) -> (Poll<Result<Payload, Error>>, Option<Waker>) {

@@ -203,6 +203,9 @@ impl Driver {
 
     /// Asks for a task's answer; once ready, the task is forgotten.
     pub(crate) fn poll_answer(&self, task: TaskId, cx: &Context<'_>) -> Poll<Result<Payload, Error>> {
+        if let Some(answer) = self.shared.lock(|state| state.calls.take(task)) {
+            return Poll::Ready(answer);
+        }
         // Cloned here: cloning may be anybody's code, as dropping may be.
         let waker = cx.waker().clone();
         let (answer, _old) = self.shared.lock(|state| state.calls.poll(task, waker));

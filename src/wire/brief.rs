@@ -188,6 +188,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_by_hand_is_read_alike_by_serde() {
+        let (mut state, mut read) = (1_u64, [0; 2]);
+        let mut random = || {
+            // A linear congruential generator with Knuth's constants for MMIX.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        };
+        for _ in 0..200_000 {
+            let mut bytes: Vec<u8> = (0..random() % 32).map(|_| random() & random()).collect();
+            if let Some(first) = bytes.first_mut() {
+                *first = [RUN, ITEM, DONE][usize::from(random() % 3)];
+            }
+            if let Some(taken) = take_to_parent(&bytes) {
+                assert_eq!(postcard::take_from_bytes(&bytes), Ok(taken), "{bytes:?}");
+                read[0] += 1;
+            }
+            if let Some(taken) = take_to_worker(&bytes) {
+                assert_eq!(postcard::take_from_bytes(&bytes), Ok(taken), "{bytes:?}");
+                read[1] += 1;
+            }
+        }
+        assert!(read.iter().all(|read| *read > 100), "{read:?}");
+    }
+
+    #[test]
     fn what_is_torn_or_strange_is_left_to_serde() {
         let task = TaskId { serial: 300, index: 70_000 };
         let done = ToParent::Done { task, attempt: 1, used_us: 5, verdict: Verdict::Returned };

@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid as Number, tcsetpgrp};
+use nix::unistd::{Pid as Number, getpgrp, tcgetpgrp, tcsetpgrp};
 use procpool::{Exit, Pool};
 use support::role::{Actor, Seen, command, gone, needing, program, role};
 use support::{Append, Block, Die, Echo, Folder, Spin, Test, notes, pids, quick, times, until, within};
@@ -89,8 +89,9 @@ fn say(line: &str) {
     stdout.flush().unwrap();
 }
 
-/// Tells the pids of a pool's workers.
+/// Tells the pids of a pool's workers, once keys that are pressed reach this process: its session may be slower than its pool.
 async fn ready(pool: &Pool, workers: usize) {
+    until(|| tcgetpgrp(std::io::stdin()).unwrap() == getpgrp()).await;
     let pids = pids(pool, workers).await;
     say(&pids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
 }

@@ -169,15 +169,22 @@ impl Scheduler {
         }
     }
 
-    /// Has what was sent ahead given back by those that will not come to it soon, so that this priority goes before it.
+    /// Has a worker that will not come to it soon give back what it was sent ahead, so that a task of this priority goes before
+    /// it: the one that was heard last, which is the first to have room. If more are needed they are asked when it has done so,
+    /// since all that is given back has to be sent again.
     pub(super) fn make_way(&mut self, priority: i8) {
         // While somebody has room, nothing waits.
         if self.roomy().is_some() {
             return;
         }
+        let slow = |seat: u32| {
+            let worker =
+                self.worker(seat).filter(|worker| worker.recalls == 0 && !self.comes_soon(worker))?;
+            let below = |index: u32| self.tasks.at(index).is_some_and(|task| task.priority < priority);
+            self.recallable(worker).any(below).then_some((worker.heard, seat))
+        };
         let rich = self.ready.list(self.ready.top()).iter(&self.seats);
-        let slow = rich.filter(|&seat| self.worker(seat).is_some_and(|worker| !self.comes_soon(worker)));
-        for seat in slow.collect::<Vec<_>>() {
+        if let Some((_, seat)) = rich.filter_map(slow).max() {
             self.recall_below(seat, 1, Some(priority));
         }
     }
@@ -260,6 +267,7 @@ impl Scheduler {
         self.queue.put_back(&mut self.tasks, back);
         self.keep(seat);
         self.settle(seat);
+        self.returned = true;
     }
 
     /// Whether the seat's worker was asked for this task and has not given it back.

@@ -70,6 +70,11 @@ impl Queue {
         lower && self.levels.iter().all(|level| level.priority < priority || level.ring.is_empty())
     }
 
+    /// The highest priority of what waits.
+    pub(super) fn highest(&self) -> Option<i8> {
+        self.levels.iter().find(|level| !level.ring.is_empty()).map(|level| level.priority)
+    }
+
     /// Adds a task as its caller's last.
     #[inline]
     pub(super) fn push(&mut self, tasks: &mut Tasks, index: u32) {

@@ -42,6 +42,8 @@ pub(crate) struct Scheduler {
     pub(super) forecast: Forecast,
     /// The seat that has to be listed anew before anything is decided.
     pub(super) touched: Option<u32>,
+    /// Whether a worker has given something back. What is urgent may still wait.
+    pub(super) returned: bool,
     /// When to see whether something has to be recalled.
     pub(super) rebalance: Option<Time>,
     pub(super) staff: Staff,
@@ -91,6 +93,7 @@ impl Scheduler {
             ready: Self::levels(config.slots),
             forecast: Forecast::default(),
             touched: None,
+            returned: false,
             rebalance: None,
             staff: Staff::new(size.most),
             size,
@@ -169,6 +172,11 @@ impl Scheduler {
                 self.grow();
             }
             self.dispatch();
+        }
+        if std::mem::take(&mut self.returned)
+            && let Some(priority) = self.queue.highest()
+        {
+            self.make_way(priority);
         }
         self.rebalance();
         self.fit();

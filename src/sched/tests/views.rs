@@ -54,6 +54,28 @@ fn what_was_sent_ahead_makes_way_for_a_higher_priority() {
 }
 
 #[test]
+fn one_worker_makes_way_at_a_time_the_one_that_was_heard_last_first() {
+    let mut pool = Pool::sent_ahead(2, 1, 1024).opened(2);
+    let (one, two) = (worker(1, 0), worker(2, 1));
+    pool.submit(1..7);
+    pool.wants(&[run(1, one, 1), run(2, two, 1), run(3, one, 1), run(4, two, 1)]);
+    pool.now += MS;
+    pool.put(Input::Heard { worker: one });
+    let urgent = Spec { priority: 1, ..Spec::default() };
+    (11..13).for_each(|n| submit(&mut pool, n, urgent));
+    let recall = |worker, n| Action::Recall { worker, tasks: vec![task(n)] };
+    pool.wants(&[recall(one, 3)]);
+    // The second one that is urgent still waits.
+    pool.put(Input::Recalled { worker: one, tasks: vec![task(3)] });
+    pool.wants(&[run(11, one, 1), recall(two, 4)]);
+    pool.put(Input::Recalled { worker: two, tasks: vec![task(4)] });
+    pool.wants(&[run(12, two, 1)]);
+    // Nothing that is urgent waits any more.
+    pool.put(Input::Done { worker: two, task: task(2), attempt: 1, answer: Answer::Finished, used: 50 * MS });
+    pool.wants(&[answered(2), run(3, two, 1)]);
+}
+
+#[test]
 fn a_timeout_counts_from_the_beginning_and_ends_on_the_ladder() {
     let mut pool = Pool::sent_ahead(1, 1, 1).opened(1);
     let one = worker(1, 0);

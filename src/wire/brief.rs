@@ -12,8 +12,9 @@ const DONE: u8 = 5;
 /// The position of `Verdict::Returned`.
 const RETURNED: u8 = 0;
 
-/// That a task has neither deadline nor trace.
-const NOTHING: [u8; 2] = [0, 0];
+/// What an option begins with that is `None`, and one that is not.
+const NONE: u8 = 0;
+const SOME: u8 = 1;
 
 /// Room for the longest header that is written here.
 pub(crate) struct Header {
@@ -22,7 +23,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    const ROOM: usize = 40;
+    const ROOM: usize = 48;
 
     /// Begins with so many zeros.
     pub(crate) fn behind(zeros: usize) -> Self {
@@ -66,13 +67,23 @@ impl Header {
     /// Whether it could be written.
     #[inline]
     pub(super) fn put_to_worker(&mut self, frame: &ToWorker) -> bool {
-        let ToWorker::Run(Run { task, attempt, index, remaining_us: None, trace: None }) = *frame else {
+        let ToWorker::Run(Run { task, attempt, index, remaining_us, trace: None }) = *frame else {
             return false;
         };
         self.append([RUN]);
         self.task(task, attempt);
         self.number(index);
-        self.append(NOTHING);
+        match remaining_us {
+            None => self.append([NONE, NONE]),
+            Some(mut left) => {
+                self.append([SOME]);
+                while left > 0x7f {
+                    self.append([left as u8 | 0x80]);
+                    left >>= 7;
+                }
+                self.append([left as u8, NONE]);
+            }
+        }
         true
     }
 
@@ -103,9 +114,14 @@ pub(super) fn take_to_worker(bytes: &[u8]) -> Option<(ToWorker, &[u8])> {
     let rest = &mut rest;
     let (task, attempt) = task(rest)?;
     let index = number(rest)?;
-    let (&NOTHING, rest) = rest.split_first_chunk()? else { return None };
-    let run = Run { task, attempt, index, remaining_us: None, trace: None };
-    Some((ToWorker::Run(run), rest))
+    let (&some, mut rest) = rest.split_first()?;
+    let remaining_us = match some {
+        NONE => None,
+        SOME => Some(long(&mut rest)?),
+        _ => return None,
+    };
+    let (&NONE, rest) = rest.split_first()? else { return None };
+    Some((ToWorker::Run(Run { task, attempt, index, remaining_us, trace: None }), rest))
 }
 
 /// The same of what a worker says.
@@ -149,6 +165,21 @@ fn number(bytes: &mut &[u8]) -> Option<u32> {
     Some(value)
 }
 
+/// A number of up to 63 bits.
+#[inline]
+fn long(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for at in 0..9 {
+        let byte = *bytes.get(at)?;
+        value |= u64::from(byte & 0x7f) << (7 * at);
+        if byte < 0x80 {
+            *bytes = &bytes[at + 1..];
+            return Some(value);
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,14 +195,19 @@ mod tests {
         for (serial, index) in numbers().zip(numbers().skip(7)) {
             for (attempt, other) in [(0, index), (serial, 127), (128, u32::MAX)] {
                 let task = TaskId { serial, index };
-                let run = Run { task, attempt, index: other, remaining_us: None, trace: None };
-                let frame = ToWorker::Run(run);
-                let mut bytes = postcard::to_stdvec(&frame).unwrap();
-                let mut header = Header::behind(4);
-                assert!(header.put_to_worker(&frame));
-                assert_eq!(header.bytes(), [&[0; 4], &bytes[..]].concat());
-                bytes.extend(b"body");
-                assert_eq!(take_to_worker(&bytes), Some((frame, &b"body"[..])));
+                let long = u64::from(serial);
+                for remaining_us in [None, Some(0), Some(long), Some(long << 31), Some(u64::MAX)] {
+                    let run = Run { task, attempt, index: other, remaining_us, trace: None };
+                    let frame = ToWorker::Run(run);
+                    let mut bytes = postcard::to_stdvec(&frame).unwrap();
+                    let mut header = Header::behind(4);
+                    assert!(header.put_to_worker(&frame));
+                    assert_eq!(header.bytes(), [&[0; 4], &bytes[..]].concat());
+                    bytes.extend(b"body");
+                    let taken = take_to_worker(&bytes);
+                    let brief = remaining_us != Some(u64::MAX);
+                    assert_eq!(taken, brief.then_some((frame, &b"body"[..])));
+                }
                 let done = ToParent::Done { task, attempt, used_us: other, verdict: Verdict::Returned };
                 for frame in [done, ToParent::Item { task, attempt }] {
                     let mut bytes = postcard::to_stdvec(&frame).unwrap();
@@ -222,11 +258,10 @@ mod tests {
         let stopped = ToParent::Done { task, attempt: 1, used_us: 5, verdict };
         assert!(!Header::behind(0).put_to_parent(&stopped));
         assert_eq!(take_to_parent(&postcard::to_stdvec(&stopped).unwrap()), None);
-        for (remaining_us, trace) in [(Some(0), None), (None, Some((1, 2, 3)))] {
-            let frame = ToWorker::Run(Run { task, attempt: 1, index: 0, remaining_us, trace });
-            assert!(!Header::behind(0).put_to_worker(&frame));
-            assert_eq!(take_to_worker(&postcard::to_stdvec(&frame).unwrap()), None);
-        }
+        let trace = Some((1, 2, 3));
+        let traced = ToWorker::Run(Run { task, attempt: 1, index: 0, remaining_us: None, trace });
+        assert!(!Header::behind(0).put_to_worker(&traced));
+        assert_eq!(take_to_worker(&postcard::to_stdvec(&traced).unwrap()), None);
         // 2^32, and a number that does not end.
         for number in [&[0x80, 0x80, 0x80, 0x80, 0x10][..], &[0xff; 6]] {
             let bytes = [&[ITEM], number, &[0, 0]].concat();

@@ -176,16 +176,23 @@ impl<F: DeserializeOwned + Shape> Codec<F> {
         }
         let header = &bytes[PREFIX..end.min(PREFIX + HEADER_LIMIT as usize)];
         let (frame, rest) = match F::take(header) {
-            Some(taken) => taken,
-            None => postcard::take_from_bytes::<F>(header)
-                .map_err(|error| Violation::Malformed { reason: error.to_string() })?,
+            Some((frame, rest)) => (frame, rest.len()),
+            None => by_serde(header)?,
         };
-        let body = PREFIX + header.len() - rest.len()..end;
+        let body = PREFIX + header.len() - rest..end;
         if !body.is_empty() && !frame.has_body() {
             return Err(Violation::Leftover { bytes: body.len() });
         }
         Ok(Some(Found { frame, body }))
     }
+}
+
+/// A frame, and how much comes behind it.
+#[inline(never)]
+fn by_serde<F: DeserializeOwned>(header: &[u8]) -> Result<(F, usize), Violation> {
+    let taken = postcard::take_from_bytes(header);
+    let (frame, rest) = taken.map_err(|error| Violation::Malformed { reason: error.to_string() })?;
+    Ok((frame, rest.len()))
 }
 
 impl<F: DeserializeOwned + Shape> Decoder for Codec<F> {

@@ -40,6 +40,10 @@ impl Load {
     fn put(&mut self, input: Input) {
         self.pool.now += MICRO;
         self.pool.scheduler.handle(self.pool.now, input);
+        self.act();
+    }
+
+    fn act(&mut self) {
         while let Some(action) = self.pool.scheduler.poll_action() {
             match action {
                 Action::Run { worker, task, attempt, .. } => {
@@ -65,6 +69,20 @@ impl Load {
         let task = TaskId::new(self.serial, place);
         self.put(Input::Submit { task, spec });
         task
+    }
+
+    /// The same, and they are read together.
+    fn answer_at_once(&mut self, most: usize) {
+        let worker = self.turns.pop_front().unwrap();
+        self.pool.now += MICRO;
+        for _ in 0..most {
+            let Some((task, attempt)) = self.sent[worker.slot()].pop_front() else { break };
+            let (answer, used) = (Answer::Finished, self.used);
+            self.pool.scheduler.take_in(self.pool.now, Input::Done { worker, task, attempt, answer, used });
+            self.act();
+        }
+        self.pool.scheduler.conclude();
+        self.act();
     }
 
     /// The worker whose turn it is answers so many of those that it has.
@@ -109,9 +127,23 @@ fn counted() {
             count(&format!("sched: {name}, {workers} workers"), ROUNDS, cycle);
         }
     }
+    read_together();
     callers_and_limits();
     cancelled();
     streamed();
+}
+
+fn read_together() {
+    let mut load = Load::new(2, 1, 1024, 10 * MICRO);
+    count("sched: answers read together", ROUNDS, || {
+        let end = load.resolved + ROUNDS;
+        while load.resolved < end {
+            while !load.free.is_empty() {
+                load.submit(plain(0));
+            }
+            load.answer_at_once(32);
+        }
+    });
 }
 
 fn callers_and_limits() {

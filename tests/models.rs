@@ -208,5 +208,32 @@ fn k5_who_outlives_its_turn_reads_cancelled_and_does_not_speak_for_the_next() {
         let token = outlives.join().unwrap();
         assert!(token.is_cancelled() && slot.is_over(first));
         assert!(!own.is_cancelled() && !slot.is_over(second) && slot.asked());
+        // Its token is known, whatever the other has asked meanwhile.
+        if let Some(token) = slot.end() {
+            token.cancel();
+        }
+        assert!(own.is_cancelled());
+    });
+}
+
+#[test]
+fn k5_tokens_that_are_asked_for_by_several_at_once_are_cancelled_with_their_turn_and_leave_nothing_to_the_next() {
+    every_order(|| {
+        let slot = Arc::new(Slot::default());
+        let turn = slot.begin();
+        let askers = [0; 2].map(|_| {
+            let slot = Arc::clone(&slot);
+            thread::spawn(move || slot.token(turn))
+        });
+        // A cancel and an end are never at the same time: both are under the link's lock.
+        for token in [slot.cancel(), slot.end()].into_iter().flatten() {
+            token.cancel();
+        }
+        let next = slot.begin();
+        assert!(!slot.is_over(next));
+        for asker in askers {
+            assert!(asker.join().unwrap().is_cancelled());
+        }
+        assert!(slot.end().is_none(), "nobody has asked in this turn");
     });
 }

@@ -48,34 +48,50 @@ use crate::state::States;
 /// ```
 #[derive(Clone)]
 pub struct Context {
-    slot: Arc<Slot>,
-    states: Arc<States>,
+    seat: Arc<Seat>,
     about: About,
+}
+
+/// What is the same for all tasks of a slot, behind one pointer: every task is given a context, and most are done in less time
+/// than it takes to count a second one.
+pub(crate) struct Seat {
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) states: Arc<States>,
+    pub(crate) worker: WorkerId,
+    pub(crate) depth: u32,
 }
 
 /// What stays true while a task runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct About {
     pub(crate) task: TaskId,
-    pub(crate) worker: WorkerId,
     pub(crate) attempt: u32,
-    pub(crate) depth: u32,
     pub(crate) deadline: Option<Instant>,
     /// Which of the slot's tasks this is; from [`Slot::begin`].
     pub(crate) turn: u64,
 }
 
-impl Context {
-    pub(crate) fn new(slot: Arc<Slot>, states: Arc<States>, about: About) -> Self {
-        Self { slot, states, about }
-    }
+/// What a context is made of, where it is needed and not before: handing on a whole one costs more than the briefest tasks.
+#[derive(Clone, Copy)]
+pub(crate) struct Ticket<'a> {
+    pub(crate) seat: &'a Arc<Seat>,
+    pub(crate) about: &'a About,
+}
 
+impl Ticket<'_> {
+    #[inline]
+    pub(crate) fn context(self) -> Context {
+        Context { seat: Arc::clone(self.seat), about: *self.about }
+    }
+}
+
+impl Context {
     /// Whether this task is to stop: its caller has dropped or cancelled it, its time is over, or it has already ended.
     ///
     /// Costs an atomic load. Long computations should ask now and then; one that never does is stopped by force.
     pub fn is_cancelled(&self) -> bool {
-        self.slot.ask(self.about.turn);
-        self.slot.is_over(self.about.turn)
+        self.seat.slot.ask(self.about.turn);
+        self.seat.slot.is_over(self.about.turn)
     }
 
     /// Resolves when this task is to stop.
@@ -112,13 +128,13 @@ impl Context {
     /// }
     /// ```
     pub fn token(&self) -> CancellationToken {
-        self.slot.ask(self.about.turn);
+        self.seat.slot.ask(self.about.turn);
         self.leash()
     }
 
     /// The same token for what hangs on the task rather than for the task: it does not count as asking.
     pub(crate) fn leash(&self) -> CancellationToken {
-        self.slot.token(self.about.turn)
+        self.seat.slot.token(self.about.turn)
     }
 
     /// When the task has to be done, if its caller set a deadline.
@@ -183,7 +199,7 @@ impl Context {
     /// }
     /// ```
     pub fn try_state<S: Send + Sync + 'static>(&self) -> Option<&S> {
-        self.states.get()
+        self.seat.states.get()
     }
 
     /// A command for a program that this task needs: its process ends with the task. It is killed when the command's child
@@ -218,7 +234,7 @@ impl Context {
 
     /// How deep this worker is in the tree of pools: 1 below the root.
     pub fn depth(&self) -> u32 {
-        self.about.depth
+        self.seat.depth
     }
 
     /// Which attempt this is, counted from 1. At a later one an earlier attempt may have done a part of the work, or all of
@@ -234,13 +250,15 @@ impl Context {
 
     /// Which worker it runs on.
     pub fn worker_id(&self) -> WorkerId {
-        self.about.worker
+        self.seat.worker
     }
 }
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.about.fmt(f)
+        let Seat { worker, depth, .. } = &*self.seat;
+        let mut context = f.debug_struct("Context");
+        context.field("about", &self.about).field("worker", worker).field("depth", depth).finish()
     }
 }
 
@@ -249,15 +267,10 @@ mod tests {
     use super::*;
 
     fn context(slot: &Arc<Slot>) -> Context {
-        let about = About {
-            task: TaskId::new(1, 0),
-            worker: WorkerId::new(1, 0),
-            attempt: 1,
-            depth: 1,
-            deadline: None,
-            turn: slot.begin(),
-        };
-        Context::new(Arc::clone(slot), Arc::default(), about)
+        let about = About { task: TaskId::new(1, 0), attempt: 1, deadline: None, turn: slot.begin() };
+        let (slot, states, worker) = (Arc::clone(slot), Arc::default(), WorkerId::new(1, 0));
+        let seat = Arc::new(Seat { slot, states, worker, depth: 1 });
+        Ticket { seat: &seat, about: &about }.context()
     }
 
     fn fire(token: Option<CancellationToken>) {

@@ -11,9 +11,9 @@ use std::task::{Poll, ready};
 use pin_project_lite::pin_project;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::context::Context;
+use crate::context::{Context, Ticket};
 use crate::emit::{Emitter, Outlet};
-use crate::wire::{frame::TaskType, payload::Gather, payload::Payload};
+use crate::wire::{frame::TaskType, payload::Gather, payload::Lent};
 
 /// A piece of work that can run in another process.
 ///
@@ -115,8 +115,8 @@ pub(crate) struct Row {
 
 /// How a task is decoded and begun; a stream is told where its items go.
 enum Start {
-    Task(fn(&Payload, Context) -> Started),
-    Stream(fn(&Payload, Context, Arc<dyn Outlet>) -> Started),
+    Task(fn(&Lent<'_>, Ticket<'_>) -> Started),
+    Stream(fn(&Lent<'_>, Ticket<'_>, Arc<dyn Outlet>) -> Started),
 }
 
 type Started = Result<Running, postcard::Error>;
@@ -213,25 +213,28 @@ impl Table {
     pub(crate) fn start(
         &self,
         index: u32,
-        input: &Payload,
-        cx: Context,
+        input: &Lent<'_>,
+        ticket: Ticket<'_>,
         outlet: impl FnOnce() -> Arc<dyn Outlet>,
     ) -> Option<Started> {
         self.rows.get(index as usize).map(|row| match row.start {
-            Start::Task(start) => start(input, cx),
-            Start::Stream(start) => start(input, cx, outlet()),
+            Start::Task(start) => start(input, ticket),
+            Start::Stream(start) => start(input, ticket, outlet()),
         })
     }
 }
 
-fn start<T: Task>(input: &Payload, cx: Context) -> Started {
+fn start<T: Task>(input: &Lent<'_>, ticket: Ticket<'_>) -> Started {
     let task: T = input.decode()?;
-    Ok(Box::pin(Typed { future: task.run(cx) }))
+    // Room first: the future is made where it stays.
+    let room = Box::new_uninit();
+    let running: Box<Typed<_>> = Box::write(room, Typed { future: task.run(ticket.context()) });
+    Ok(Box::into_pin(running))
 }
 
-fn start_stream<T: StreamTask>(input: &Payload, cx: Context, outlet: Arc<dyn Outlet>) -> Started {
+fn start_stream<T: StreamTask>(input: &Lent<'_>, ticket: Ticket<'_>, outlet: Arc<dyn Outlet>) -> Started {
     let task: T = input.decode()?;
-    Ok(Box::pin(Typed { future: task.run(cx, Emitter::new(outlet)) }))
+    Ok(Box::pin(Typed { future: task.run(ticket.context(), Emitter::new(outlet)) }))
 }
 
 pin_project! {

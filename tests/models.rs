@@ -217,7 +217,8 @@ fn k5_who_outlives_its_turn_reads_cancelled_and_does_not_speak_for_the_next() {
 }
 
 #[test]
-fn k5_tokens_that_are_asked_for_by_several_at_once_are_cancelled_with_their_turn_and_leave_nothing_to_the_next() {
+fn k5_tokens_that_are_asked_for_by_several_at_once_are_cancelled_with_their_turn_and_leave_nothing_to_the_next()
+ {
     every_order(|| {
         let slot = Arc::new(Slot::default());
         let turn = slot.begin();

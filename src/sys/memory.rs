@@ -104,28 +104,40 @@ impl Page {
         if at != until || place.saturating_add(bytes.len() as u64) > KEPT as u64 {
             return;
         }
-        // SAFETY: the range was just seen to lie within the mapping, and nobody reads behind `until`.
-        unsafe {
-            let target = self.start.cast::<u8>().add(HEAD + place as usize);
-            target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
-        }
+        // SAFETY: the range was just seen to lie within the mapping.
+        unsafe { self.put(place as usize, bytes) };
         self.number(2).store(at + bytes.len() as u64, Ordering::Release);
     }
 
-    /// The worker's side: the same, and then the four bytes at `head` are others: the length of what has grown. Killed in between, the
-    /// worker has kept nothing that can be understood from there on.
-    pub(crate) fn extend(&self, at: u64, bytes: &[u8], head: u64, length: [u8; 4]) {
+    /// The worker's side: the same for two pieces, and then the four bytes at `head` are others: the length of what has grown. Killed
+    /// in between, the worker has kept nothing that can be understood from there on.
+    pub(crate) fn extend(&self, at: u64, pieces: [&[u8]; 2], head: u64, length: [u8; 4]) {
         let (from, until) = (self.number(1).load(Ordering::Relaxed), self.number(2).load(Ordering::Relaxed));
-        let fits = at.wrapping_sub(from).saturating_add(bytes.len() as u64) <= KEPT as u64;
+        let [first, second] = pieces;
+        let (place, more) = (at.wrapping_sub(from), first.len() as u64 + second.len() as u64);
+        let fits = place.saturating_add(more) <= KEPT as u64;
         if at != until || !fits || head < from || head.saturating_add(4) > until {
             return;
         }
-        // SAFETY: the four bytes were just seen to lie within what is kept, and the parent reads when this process is dead.
+        // SAFETY: all three ranges were just seen to lie within the mapping. The first is within what is kept, and the parent
+        // reads when this process is dead.
         unsafe {
-            let target = self.start.cast::<u8>().add(HEAD + (head - from) as usize);
-            target.copy_from_nonoverlapping(NonNull::from(&length).cast(), length.len());
+            self.put((head - from) as usize, &length);
+            self.put(place as usize, first);
+            self.put(place as usize + first.len(), second);
         }
-        self.keep(at, bytes);
+        self.number(2).store(at + more, Ordering::Release);
+    }
+
+    /// # Safety
+    ///
+    /// The bytes have room from there on in what can be kept.
+    unsafe fn put(&self, place: usize, bytes: &[u8]) {
+        // SAFETY: the caller has seen to the range; nobody reads there while this worker lives.
+        unsafe {
+            let target = self.start.cast::<u8>().add(HEAD + place);
+            target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+        }
     }
 
     /// The worker's side: everything before `at` is written and need not be kept.

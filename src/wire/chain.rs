@@ -47,6 +47,11 @@ impl Chain {
         }
     }
 
+    /// Whether bulk was written: rarely, and asked often.
+    pub(crate) fn has_spent(&self) -> bool {
+        !self.spent.is_empty()
+    }
+
     /// What was written of the bulk, to be dropped where no lock is held: its memory may be anybody's, and its drop anybody's
     /// code.
     pub(crate) fn take_spent(&mut self) -> Vec<Bytes> {

@@ -3,10 +3,18 @@
 
 use std::cell::Cell;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::blob;
+
+/// An encoded value that is somebody else's, and may be a part of something larger.
+#[derive(Clone, Copy)]
+pub(crate) enum Lent<'a> {
+    /// Copied where a value wants to keep them.
+    Small(&'a [u8]),
+    Pieces(&'a [Bytes]),
+}
 
 /// How many bytes need no memory of their own. More make every payload larger, and with it every task that waits; with as
 /// many as this, one is three words.
@@ -68,30 +76,18 @@ impl Payload {
         }
     }
 
-    /// Decodes a value from all of the bytes. Large blobs in it share their memory.
+    /// The same, lent to be decoded.
+    pub(crate) fn lend(&self) -> Lent<'_> {
+        self.small().map_or_else(|| Lent::Pieces(self.pieces()), Lent::Small)
+    }
+
+    /// As [`Lent::decode`].
     ///
     /// # Errors
     ///
-    /// What postcard says, and `DeserializeBadEncoding` when bytes are left over.
+    /// As there.
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, postcard::Error> {
-        if let Some(bytes) = self.small() {
-            return read(bytes, &[]);
-        }
-        match self.pieces() {
-            [bytes] => blob::lending(self.pieces(), || read(bytes, &[])),
-            pieces => self.decode_pieces(pieces),
-        }
-    }
-
-    fn decode_pieces<T: DeserializeOwned>(&self, pieces: &[Bytes]) -> Result<T, postcard::Error> {
-        let torn = Cell::new(false);
-        let decoded =
-            blob::lending(pieces, || read_from(Cursor { rest: &[], more: pieces, torn: Some(&torn) }));
-        if decoded.is_err() && torn.get() {
-            // The two sides' types differ, and this one wants as one what the other had in several.
-            return Self::from(self.join()).decode();
-        }
-        decoded
+        self.lend().decode()
     }
 
     /// Puts pieces where they belong within `body`, in the order of their positions there. `None` if they do not fit.
@@ -119,6 +115,34 @@ impl Payload {
             },
         }
     }
+}
+
+impl Lent<'_> {
+    /// Decodes a value from all of the bytes. Large blobs in it share their memory.
+    ///
+    /// # Errors
+    ///
+    /// What postcard says, and `DeserializeBadEncoding` when bytes are left over.
+    #[inline]
+    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, postcard::Error> {
+        match self {
+            Self::Small(bytes) => read(bytes, &[]),
+            Self::Pieces(pieces) => decode_pieces(pieces),
+        }
+    }
+}
+
+fn decode_pieces<T: DeserializeOwned>(pieces: &[Bytes]) -> Result<T, postcard::Error> {
+    if let [bytes] = pieces {
+        return blob::lending(pieces, || read(bytes, &[]));
+    }
+    let torn = Cell::new(false);
+    let decoded = blob::lending(pieces, || read_from(Cursor { rest: &[], more: pieces, torn: Some(&torn) }));
+    if decoded.is_err() && torn.get() {
+        // The two sides' types differ, and this one wants as one what the other had in several.
+        return Payload::from(Bytes::from(pieces.concat())).decode();
+    }
+    decoded
 }
 
 /// Decodes a value from all of `bytes`, which are no part of anything that blobs may share.
@@ -266,6 +290,10 @@ impl Gather {
     }
 }
 
+/// So many bytes are copied one by one. They are a number as a rule, which was just written one by one, and for a while nothing that was
+/// can be read in another way.
+const FEWEST: usize = 5;
+
 /// Serialises to the end of what stays the caller's.
 struct Append<'a>(&'a mut Gather);
 
@@ -280,7 +308,11 @@ impl postcard::ser_flavors::Flavor for Append<'_> {
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        if bytes.len() > blob::SMALL
+        if bytes.len() <= FEWEST {
+            for &byte in bytes {
+                self.0.last.put_u8(byte);
+            }
+        } else if bytes.len() > blob::SMALL
             && let Some(blob) = blob::offered(bytes)
         {
             let before = self.0.last.split().freeze();

@@ -24,10 +24,10 @@ use super::io::Next;
 use super::queue::Queued;
 use super::reader::Reader;
 use super::runtime::{BREATH, BRIEF, GATHER, GATHERED, LONG, PATIENCE, Scene};
-use super::turn::Turn;
+use super::turn::{Outcome, Turn, verdict};
 use crate::id::TaskId;
 use crate::wire::KEPT;
-use crate::wire::frame::{ToParent, Verdict};
+use crate::wire::frame::ToParent;
 use crate::wire::payload::Gather;
 
 /// The main thread's own state.
@@ -147,9 +147,9 @@ impl<'a> Crowd<'a> {
             stay.grace.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
             waker.wake_by_ref();
         } else {
-            let verdict = stay.turn.stop();
+            let outcome = stay.turn.stop();
             self.now = Instant::now();
-            self.answer(slot, verdict, Duration::ZERO);
+            self.answer(slot, outcome, Duration::ZERO);
         }
     }
 
@@ -200,16 +200,13 @@ impl<'a> Crowd<'a> {
         let Queued { task, attempt, index, .. } = queued;
         self.make_way(index);
         let begun = self.share.enter(self.now);
-        let (turn, verdict) = match self.scene.start(slot, &mut queued, turn) {
-            Ok(turn) => (turn, None),
-            Err(verdict) => (Turn::default(), Some(verdict)),
-        };
-        self.guests[slot].stay = Some(Stay { task, attempt, index, turn, begun, grace: None });
-        match verdict {
-            None => self.resume(slot),
-            Some(verdict) => {
+        let stay = Stay { task, attempt, index, turn: Turn::default(), begun, grace: None };
+        let stay = self.guests[slot].stay.insert(stay);
+        match self.scene.start_queued(slot, &mut stay.turn, &mut queued, turn) {
+            Ok(()) => self.resume(slot),
+            Err(verdict) => {
                 self.now = Instant::now();
-                self.answer(slot, verdict, Duration::ZERO);
+                self.answer(slot, Err(verdict), Duration::ZERO);
             }
         }
     }
@@ -237,8 +234,8 @@ impl<'a> Crowd<'a> {
         if let Some(long) = self.long.get_mut(index as usize) {
             *long = took > LONG;
         }
-        if let Poll::Ready(verdict) = polled {
-            self.answer(slot, verdict, took);
+        if let Poll::Ready(outcome) = polled {
+            self.answer(slot, outcome, took);
         }
     }
 
@@ -256,15 +253,15 @@ impl<'a> Crowd<'a> {
     }
 
     /// Ends a task with its answer; `took`: what its last poll has.
-    fn answer(&mut self, slot: usize, verdict: Verdict, took: Duration) {
+    fn answer(&mut self, slot: usize, outcome: Outcome, took: Duration) {
         let Some(Stay { task, attempt, begun, .. }) = self.guests[slot].stay.take() else { return };
         self.free.push(slot);
-        if verdict != Verdict::Returned {
+        if outcome.is_err() {
             self.output.clear(KEPT);
         }
         let used_us = self.share.leave(self.now, begun).as_micros();
         let used_us = u32::try_from(used_us).unwrap_or(u32::MAX);
-        let done = ToParent::Done { task, attempt, used_us, verdict };
+        let done = ToParent::Done { task, attempt, used_us, verdict: verdict(outcome) };
         let due = self.now - self.flushed >= if took > BRIEF { PATIENCE } else { GATHER };
         let mut wrote = false;
         self.scene.shared.finish(slot, &done, &mut self.output, |gathered, _| {

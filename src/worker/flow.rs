@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::io::{Io, Shared};
 use super::runtime::{GATHER, GATHERED};
+use super::turn::Outcome;
 use crate::context::Slot;
 use crate::emit::{Encoded, Outlet};
 use crate::error::{Error, ErrorKind};
@@ -137,7 +138,7 @@ impl Flow {
     }
 
     /// The task has ended: nothing follows. What becomes of the stream then.
-    pub(super) fn end(&self, verdict: Verdict) -> Verdict {
+    pub(super) fn end(&self, outcome: Outcome) -> Outcome {
         let mut wakers = Vec::new();
         let stage = {
             let mut state = self.lock();
@@ -145,11 +146,11 @@ impl Flow {
             std::mem::replace(&mut state.stage, Stage::Over)
         };
         wakers.into_iter().for_each(Waker::wake);
-        match (stage, verdict) {
-            (Stage::Failed(failure), _) => failure,
+        match (stage, outcome) {
+            (Stage::Failed(failure), _) => Err(Box::new(failure)),
             // It may have left something out.
-            (Stage::Stopped, Verdict::Returned) => Verdict::Cancelled { began: true },
-            (_, verdict) => verdict,
+            (Stage::Stopped, Ok(())) => Err(Box::new(Verdict::Cancelled { began: true })),
+            (_, outcome) => outcome,
         }
     }
 

@@ -311,7 +311,9 @@ impl DerefMut for Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.spent = self.io.out.take_spent();
+        if self.io.out.has_spent() {
+            self.spent = self.io.out.take_spent();
+        }
     }
 }
 

@@ -91,13 +91,13 @@ impl Outbox {
     pub(super) fn add_answer(
         &mut self,
         codec: &Codec<ToWorker>,
-        frame: &ToParent,
+        frame: impl FnOnce() -> ToParent,
         (head, answer): ([u8; pack::ANSWER], &[u8]),
     ) -> Result<(), Unsendable> {
         let (end, more) = (self.bytes.end().len(), head.len() + answer.len());
         let grows = self.open.filter(|open| codec.fits(end - open + more) && end - open < GROWS);
         let Some(open) = grows else {
-            codec.encode_with(frame, self.bytes.end(), |bytes| {
+            codec.encode_with(&frame(), self.bytes.end(), |bytes| {
                 bytes.extend_from_slice(&head);
                 bytes.extend_from_slice(answer);
                 Ok(())
@@ -112,7 +112,8 @@ impl Outbox {
         let length = codec::set_length(&mut bytes[open..]);
         if let Some(page) = &self.page {
             let begins = self.said - (end - open) as u64;
-            page.extend(self.said, &bytes[end..], begins, length);
+            // From where they were copied before, not from where they were only just copied to: that is slow.
+            page.extend(self.said, [&head, answer], begins, length);
         }
         self.said += more as u64;
         Ok(())
@@ -189,6 +190,11 @@ impl Outbox {
     pub(super) fn discard(&mut self) {
         self.open = None;
         self.bytes.clear();
+    }
+
+    /// Whether there is anything to [take](Self::take_spent).
+    pub(super) fn has_spent(&self) -> bool {
+        self.bytes.has_spent()
     }
 
     /// As [`Chain::take_spent`].

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::io::{Io, Shared};
+use super::turn::Outcome;
 use crate::id::TaskId;
 use crate::wire::codec::Unsendable;
 use crate::wire::frame::{Pack, ToParent, Verdict};
@@ -28,7 +29,7 @@ pub(super) struct Ongoing {
 
 /// How a task of a pack has ended.
 pub(super) struct Ended {
-    pub(super) verdict: Verdict,
+    pub(super) outcome: Outcome,
     /// When the pack began.
     pub(super) began: Instant,
     /// Whether it has run for so long that others should run the rest.
@@ -52,7 +53,7 @@ impl Shared {
     pub(super) fn next(
         &self,
         slot: usize,
-        ended: Ended,
+        ended: &Ended,
         body: &mut Gather,
         flush: impl FnOnce(usize) -> bool,
     ) -> Option<u64> {
@@ -60,11 +61,11 @@ impl Shared {
         let answer = whole.as_deref().or_else(|| body.small()).unwrap_or_default();
         let (turn, token) = {
             let mut io = self.claim();
-            let goes_on = io.answer(&ended, answer) && io.running.cancelled(slot).is_none() && !io.is_gone();
+            let goes_on = io.answer(ended, answer) && io.running.cancelled(slot).is_none() && !io.is_gone();
             let goes_on = goes_on && io.advance();
             if !goes_on {
                 io.running.end(slot);
-                io.end_pack(&ended);
+                io.end_pack(ended);
             }
             if flush(io.out.len()) {
                 self.flush(&mut io);
@@ -91,14 +92,13 @@ impl Io {
 
     /// Answers a task of the pack, and gives back the rest if this took long or much. `false`: it was stopped, and the pack with it.
     fn answer(&mut self, ended: &Ended, answer: &[u8]) -> bool {
-        let Some(Ongoing { task, attempt, .. }) = self.pack.filter(|_| !self.has_left()) else {
+        if self.pack.is_none() || self.has_left() {
             return false;
-        };
-        let frame = ToParent::Answers { task, attempt };
-        match &ended.verdict {
-            Verdict::Cancelled { .. } => return false,
-            Verdict::Returned => self.say_answer(&frame, answer),
-            verdict => self.say_failure(&frame, verdict),
+        }
+        match &ended.outcome {
+            Ok(()) => self.say_answer(answer),
+            Err(verdict) if matches!(**verdict, Verdict::Cancelled { .. }) => return false,
+            Err(verdict) => self.say_failure(verdict),
         }
         if ended.late || self.out.len() > LONG {
             self.cut();
@@ -106,22 +106,29 @@ impl Io {
         true
     }
 
-    fn say_answer(&mut self, frame: &ToParent, answer: &[u8]) {
+    fn say_answer(&mut self, answer: &[u8]) {
         let added = match pack::head(answer.len(), false) {
-            Some(head) => self.out.add_answer(&self.codec, frame, (head, answer)),
+            Some(head) => self.add_answer(head, answer),
             None => Err(Unsendable::TooLarge { bytes: answer.len(), limit: 0 }),
         };
         if let Err(Unsendable::TooLarge { bytes, .. }) = added {
-            self.say_failure(frame, &Verdict::TooLarge { bytes: bytes as u64 });
+            self.say_failure(&Verdict::TooLarge { bytes: bytes as u64 });
         }
     }
 
-    fn say_failure(&mut self, frame: &ToParent, verdict: &Verdict) {
+    #[cold]
+    fn say_failure(&mut self, verdict: &Verdict) {
         let verdict = postcard::to_stdvec(verdict).unwrap_or_default();
         if let Some(head) = pack::head(verdict.len(), true) {
-            let added = self.out.add_answer(&self.codec, frame, (head, &verdict));
+            let added = self.add_answer(head, &verdict);
             debug_assert!(added.is_ok(), "{added:?}");
         }
+    }
+
+    fn add_answer(&mut self, head: [u8; pack::ANSWER], answer: &[u8]) -> Result<(), Unsendable> {
+        let Some(Ongoing { task, attempt, .. }) = &self.pack else { return Ok(()) };
+        let frame = || ToParent::Answers { task: *task, attempt: *attempt };
+        self.out.add_answer(&self.codec, frame, (head, answer))
     }
 
     /// Marks the next task of the pack begun, if there is one.
@@ -134,8 +141,8 @@ impl Io {
 
     fn end_pack(&mut self, ended: &Ended) {
         let Some(pack) = self.pack.take() else { return };
-        let verdict = match ended.verdict {
-            Verdict::Cancelled { .. } => Verdict::Cancelled { began: true },
+        let verdict = match ended.outcome.as_ref().map_err(|verdict| &**verdict) {
+            Err(Verdict::Cancelled { .. }) => Verdict::Cancelled { began: true },
             _ if pack.begun < pack.until => Verdict::Cancelled { began: false },
             _ => Verdict::Returned,
         };

@@ -57,8 +57,9 @@ async fn drive(shared: &Shared, reader: &mut Reader, mut building: Building) -> 
 }
 
 /// What user code panicked with.
-pub(super) fn reason(verdict: Verdict) -> String {
-    match verdict {
+#[expect(clippy::boxed_local, reason = "it comes in a box")]
+pub(super) fn reason(verdict: Box<Verdict>) -> String {
+    match *verdict {
         Verdict::Panicked { message, location: Some(place) } => format!("it panicked at {place}: {message}"),
         Verdict::Panicked { message, location: None } => format!("it panicked: {message}"),
         _ => "it did not end".to_owned(),

@@ -28,16 +28,16 @@ use super::pack::Ended;
 use super::prepare;
 use super::queue::Queued;
 use super::reader::Reader;
-use super::turn::Turn;
-use crate::context::{About, Context};
+use super::turn::{Outcome, Turn, verdict};
+use crate::context::{About, Seat, Slot, Ticket};
 use crate::id::WorkerId;
 use crate::state::States;
 use crate::task::Table;
 use crate::uplink::Uplink;
 use crate::wire::KEPT;
-use crate::wire::frame::{Open, Pack, ToParent, Verdict};
+use crate::wire::frame::{Open, Pack, ToParent};
 use crate::wire::pack;
-use crate::wire::payload::{Gather, Payload};
+use crate::wire::payload::{Gather, Lent};
 
 /// What is longer than this is not one of very many.
 pub(super) const BRIEF: Duration = Duration::from_micros(20);
@@ -74,28 +74,38 @@ pub(super) struct Place {
 pub(super) struct Scene<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) table: &'a Table,
-    pub(super) states: &'a Arc<States>,
-    pub(super) place: &'a Place,
+    /// By slot.
+    pub(super) seats: Box<[Arc<Seat>]>,
 }
 
 impl Scene<'_> {
-    /// Decodes a task for a slot.
+    /// Decodes a task for a slot, as that turn of it.
     ///
     /// # Errors
     ///
     /// The verdict, if that is all that comes of it.
-    pub(super) fn start(&self, slot: usize, queued: &mut Queued, turn: u64) -> Result<Turn, Verdict> {
-        let Queued { task, attempt, index, deadline, .. } = *queued;
-        let Place { worker, depth } = *self.place;
-        let about = About { task, worker, attempt, depth, deadline, turn };
-        let cx = Context::new(Arc::clone(&self.shared.slots[slot]), Arc::clone(self.states), about);
-        // Not kept twice, so that what the task drops of a large one is really gone.
-        let input = std::mem::take(&mut queued.input);
-        Turn::start(self.table, index, &input, cx, || {
-            let flow = Arc::new(Flow::new(self.shared, slot, turn, (task, attempt)));
+    pub(super) fn start(
+        &self,
+        slot: usize,
+        turn: &mut Turn,
+        index: u32,
+        input: &Lent<'_>,
+        about: &About,
+    ) -> Outcome {
+        let ticket = Ticket { seat: &self.seats[slot], about };
+        turn.start(self.table, index, input, ticket, || {
+            let flow = Arc::new(Flow::new(self.shared, slot, about.turn, (about.task, about.attempt)));
             self.shared.claim().running.open_stream(slot, &flow);
             flow
         })
+    }
+
+    /// The same for a task that was queued, with its input.
+    pub(super) fn start_queued(&self, slot: usize, turn: &mut Turn, queued: &mut Queued, n: u64) -> Outcome {
+        let Queued { task, attempt, index, deadline, .. } = *queued;
+        // Not kept twice, so that what the task drops of a large one is really gone.
+        let input = std::mem::take(&mut queued.input);
+        self.start(slot, turn, index, &input.lend(), &About { task, attempt, deadline, turn: n })
     }
 }
 
@@ -131,7 +141,12 @@ pub(super) async fn serve(
     states.push(Box::new(Arc::clone(&uplink)));
     let states = Arc::new(states);
     shared.claim().say(ToParent::Open(open));
-    let scene = Scene { shared, table: &table, states: &states, place };
+    let Place { worker, depth } = *place;
+    let seat = |slot: &Arc<Slot>| {
+        let (slot, states) = (Arc::clone(slot), Arc::clone(&states));
+        Arc::new(Seat { slot, states, worker, depth })
+    };
+    let scene = Scene { shared, table: &table, seats: shared.slots.iter().map(seat).collect() };
     match shared.slots.len() {
         1 => Main::new(scene, &mut reader).serve().await,
         _ => Crowd::new(scene, &mut reader).serve().await,
@@ -210,18 +225,19 @@ impl<'a> Main<'a> {
     }
 
     /// Runs the tasks of a pack and answers each.
-    async fn run_pack(&mut self, frame: Pack, inputs: Bytes, mut turn: u64) {
+    async fn run_pack(&mut self, frame: Pack, inputs: Bytes, turn: u64) {
         let Pack { attempt, index, .. } = frame;
         let (began, mut inputs, mut unseen, mut stride) = (self.now, &inputs[..], 0, 1);
+        let mut task = Turn::default();
+        let mut about = About { task: frame.task, attempt, deadline: None, turn };
         for n in 0.. {
             // They were counted when they came.
-            let input = Payload::copied(pack::take_input(&mut inputs).unwrap_or_default());
-            let task = super::pack::id(&frame, n);
-            let mut queued = Queued { task, attempt, index, deadline: None, input, position: 0, pack: None };
-            let verdict = match self.scene.start(SLOT, &mut queued, turn) {
-                Ok(mut turn) => self.drive(&mut turn, true).await,
-                Err(verdict) => verdict,
-            };
+            let input = Lent::Small(pack::take_input(&mut inputs).unwrap_or_default());
+            about.task = super::pack::id(&frame, n);
+            let mut outcome = self.scene.start(SLOT, &mut task, index, &input, &about);
+            if outcome.is_ok() {
+                outcome = self.drive(&mut task, true).await;
+            }
             unseen += 1;
             let (mut due, mut late) = (false, false);
             if unseen == stride {
@@ -237,14 +253,14 @@ impl<'a> Main<'a> {
                 wrote = due || gathered > GATHERED;
                 wrote
             };
-            let ended = Ended { verdict, began, late };
-            let next = self.scene.shared.next(SLOT, ended, &mut self.output, flush);
+            let ended = Ended { outcome, began, late };
+            let next = self.scene.shared.next(SLOT, &ended, &mut self.output, flush);
             if wrote {
                 self.flushed = self.now;
             }
             self.output.clear(KEPT);
             let Some(next) = next else { break };
-            turn = next;
+            about.turn = next;
         }
         self.now = Instant::now();
         if self.now - self.breathed >= BREATH {
@@ -254,14 +270,15 @@ impl<'a> Main<'a> {
 
     /// Runs one task and answers.
     async fn run(&mut self, mut queued: Queued, turn: u64) {
-        let verdict = match self.scene.start(SLOT, &mut queued, turn) {
-            Ok(mut turn) => self.drive(&mut turn, false).await,
-            Err(verdict) => verdict,
-        };
-        if verdict != Verdict::Returned {
+        let mut task = Turn::default();
+        let mut outcome = self.scene.start_queued(SLOT, &mut task, &mut queued, turn);
+        if outcome.is_ok() {
+            outcome = self.drive(&mut task, false).await;
+        }
+        if outcome.is_err() {
             self.output.clear(KEPT);
         }
-        self.answer(&queued, verdict);
+        self.answer(&queued, outcome);
         if self.now - self.breathed >= BREATH {
             self.breathe().await;
         }
@@ -269,12 +286,12 @@ impl<'a> Main<'a> {
 
     /// Polls the task, and the link whenever the task awaits, until there is a verdict. One that is `packed` and awaits for long
     /// does not keep those behind it.
-    async fn drive(&mut self, turn: &mut Turn, mut packed: bool) -> Verdict {
+    async fn drive(&mut self, turn: &mut Turn, mut packed: bool) -> Outcome {
         let (mut grace, mut breath) = (None, None);
         poll_fn(|cx| {
             self.scene.shared.pulse.beat();
-            if let Poll::Ready(verdict) = turn.poll(cx, &mut self.output) {
-                return Poll::Ready(verdict);
+            if let Poll::Ready(outcome) = turn.poll(cx, &mut self.output) {
+                return Poll::Ready(outcome);
             }
             if packed {
                 let breath: &mut Pin<Box<_>> = breath.get_or_insert_with(|| Box::pin(sleep(BREATH)));
@@ -294,7 +311,7 @@ impl<'a> Main<'a> {
         turn: &mut Turn,
         grace: &mut Option<Pin<Box<Sleep>>>,
         cx: &mut Wake<'_>,
-    ) -> Poll<Verdict> {
+    ) -> Poll<Outcome> {
         // Polled until it is pending, else nothing would wake us; that includes once more after a Cancel was seen.
         while self.reader.poll(cx, |io| grace.is_none() && io.running.cancelled(SLOT).is_some()).is_ready() {
             if let Some(until) = self.scene.shared.lock().running.cancelled(SLOT) {
@@ -312,7 +329,7 @@ impl<'a> Main<'a> {
         Poll::Pending
     }
 
-    fn answer(&mut self, queued: &Queued, verdict: Verdict) {
+    fn answer(&mut self, queued: &Queued, outcome: Outcome) {
         let ended = Instant::now();
         let took = ended - self.now;
         self.now = ended;
@@ -321,7 +338,7 @@ impl<'a> Main<'a> {
         }
         let used_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let Queued { task, attempt, .. } = *queued;
-        let done = ToParent::Done { task, attempt, used_us, verdict };
+        let done = ToParent::Done { task, attempt, used_us, verdict: verdict(outcome) };
         let due = ended - self.flushed >= if took > BRIEF { PATIENCE } else { GATHER };
         let long = &self.long;
         let mut wrote = false;

@@ -8,11 +8,11 @@ use std::sync::{Arc, Once};
 use std::task::{Context as Wake, Poll};
 
 use super::flow::Flow;
-use crate::context::Context;
+use crate::context::Ticket;
 use crate::emit::Outlet;
 use crate::task::{Running, Table};
 use crate::wire::frame::Verdict;
-use crate::wire::payload::{Gather, Payload};
+use crate::wire::payload::{Gather, Lent};
 
 /// How much of a panic's message is passed on. The rest is on standard error.
 const MESSAGE: usize = 2 << 10;
@@ -35,7 +35,11 @@ pub(super) fn note_panics() {
     });
 }
 
-/// A task that runs, or has.
+/// What has come of a task: the verdict, if that is not [`Returned`](Verdict::Returned). In a box, which is one word, because it
+/// is handed on several times per task, and copying what was only just written is slow.
+pub(super) type Outcome = Result<(), Box<Verdict>>;
+
+/// A task that runs, or has, or will: it can be started again when one has ended.
 #[derive(Default)]
 pub(super) struct Turn {
     running: Option<Running>,
@@ -50,31 +54,32 @@ impl Turn {
     ///
     /// The verdict, if that is all that comes of it.
     pub(super) fn start(
+        &mut self,
         table: &Table,
         index: u32,
-        input: &Payload,
-        cx: Context,
+        input: &Lent<'_>,
+        ticket: Ticket<'_>,
         open: impl FnOnce() -> Arc<Flow>,
-    ) -> Result<Self, Verdict> {
+    ) -> Outcome {
         PLACE.set(None);
-        let mut turn = Self::default();
-        let outlet = || -> Arc<dyn Outlet> { Arc::<Flow>::clone(turn.flow.insert(open())) };
-        let verdict = match guard(|| table.start(index, input, cx, outlet)) {
+        let flow = &mut self.flow;
+        let outlet = || -> Arc<dyn Outlet> { Arc::<Flow>::clone(flow.insert(open())) };
+        let verdict = match guard(|| table.start(index, input, ticket, outlet)) {
             Ok(Some(Ok(running))) => {
-                turn.running = Some(running);
-                return Ok(turn);
+                self.running = Some(running);
+                return Ok(());
             }
-            Ok(Some(Err(error))) => Verdict::BadInput { reason: error.to_string() },
-            Ok(None) => Verdict::UnknownTask,
+            Ok(Some(Err(error))) => Box::new(Verdict::BadInput { reason: error.to_string() }),
+            Ok(None) => Box::new(Verdict::UnknownTask),
             Err(panicked) => panicked,
         };
-        Err(turn.end(verdict))
+        self.end(Err(verdict))
     }
 
     /// Runs the task to its next await. When it returns, its output is appended to `out`.
-    pub(super) fn poll(&mut self, cx: &mut Wake<'_>, out: &mut Gather) -> Poll<Verdict> {
+    pub(super) fn poll(&mut self, cx: &mut Wake<'_>, out: &mut Gather) -> Poll<Outcome> {
         let Some(running) = &mut self.running else {
-            return Poll::Ready(Verdict::Cancelled { began: true });
+            return Poll::Ready(Err(cancelled()));
         };
         if let Some(flow) = &self.flow {
             flow.polled(true);
@@ -84,49 +89,65 @@ impl Turn {
             flow.polled(false);
             flow.failure()
         });
-        let verdict = match polled {
+        let outcome = match polled {
             Ok(Poll::Pending) => match failure {
-                Some(failure) => failure,
+                Some(failure) => Err(Box::new(failure)),
                 None => return Poll::Pending,
             },
-            Ok(Poll::Ready(Ok(()))) => Verdict::Returned,
-            Ok(Poll::Ready(Err(error))) => Verdict::BadOutput { reason: error.to_string() },
-            Err(panicked) => panicked,
+            Ok(Poll::Ready(Ok(()))) => Ok(()),
+            Ok(Poll::Ready(Err(error))) => Err(Box::new(Verdict::BadOutput { reason: error.to_string() })),
+            Err(panicked) => Err(panicked),
         };
-        Poll::Ready(self.end(verdict))
+        Poll::Ready(self.end(outcome))
     }
 
     /// Drops the task at its await.
-    pub(super) fn stop(&mut self) -> Verdict {
-        self.end(Verdict::Cancelled { began: true })
+    pub(super) fn stop(&mut self) -> Outcome {
+        self.end(Err(cancelled()))
     }
 
     /// Drops what is left of the task. If that panics, and nothing has before, it is what came of it.
-    fn end(&mut self, verdict: Verdict) -> Verdict {
+    fn end(&mut self, outcome: Outcome) -> Outcome {
         let running = self.running.take();
-        let verdict = match guard(|| drop(running)) {
-            Err(panicked) if !matches!(verdict, Verdict::Panicked { .. }) => panicked,
-            _ => verdict,
+        let outcome = match guard(|| drop(running)) {
+            Err(panicked) if !has_panicked(&outcome) => Err(panicked),
+            _ => outcome,
         };
         match self.flow.take() {
-            Some(flow) => flow.end(verdict),
-            None => verdict,
+            Some(flow) => flow.end(outcome),
+            None => outcome,
         }
     }
+}
+
+/// As the link says it.
+pub(super) fn verdict(outcome: Outcome) -> Verdict {
+    outcome.map_or_else(|verdict| *verdict, |()| Verdict::Returned)
+}
+
+fn cancelled() -> Box<Verdict> {
+    Box::new(Verdict::Cancelled { began: true })
+}
+
+fn has_panicked(outcome: &Outcome) -> bool {
+    outcome.as_ref().is_err_and(|verdict| matches!(**verdict, Verdict::Panicked { .. }))
 }
 
 /// Runs user code.
 ///
 /// Nothing that it may have left half-changed is looked at after a panic: the task is dropped.
-pub(super) fn guard<T>(code: impl FnOnce() -> T) -> Result<T, Verdict> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
-        let (message, location) = (clip(&text(&*payload)), PLACE.take());
-        // A payload can be anything, and panic in its turn when it is dropped.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            std::mem::forget(payload);
-        }
-        Verdict::Panicked { message, location }
-    })
+pub(super) fn guard<T>(code: impl FnOnce() -> T) -> Result<T, Box<Verdict>> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(panicked)
+}
+
+#[cold]
+fn panicked(payload: Box<dyn Any + Send>) -> Box<Verdict> {
+    let (message, location) = (clip(&text(&*payload)), PLACE.take());
+    // A payload can be anything, and panic in its turn when it is dropped.
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(payload);
+    }
+    Box::new(Verdict::Panicked { message, location })
 }
 
 fn text(payload: &(dyn Any + Send)) -> String {

@@ -355,6 +355,13 @@ impl<S: Stream> Link<S> {
             if self.arrived.is_some() && !self.fetch(batch)? {
                 return Ok(());
             }
+            if self.arriving.is_none()
+                && let Some((frame, body, end)) = self.codec.brief(&self.inbox[*understood..])
+            {
+                batch.push(Message { frame, body: Payload::copied(body) });
+                *understood += end;
+                continue;
+            }
             let Some(Found { frame, body }) = self.codec.find(&self.inbox[*understood..])? else {
                 return Ok(());
             };

@@ -174,6 +174,32 @@ fn golden_to_parent() -> Vec<Golden<ToParent>> {
     ]
 }
 
+#[test]
+fn what_is_brief_is_found_alike() {
+    let done = ToParent::Done { task: task(300), attempt: 1, used_us: 9, verdict: Verdict::Returned };
+    let mut seen = 0;
+    for limit in [8, 20, MESSAGE_LIMIT] {
+        let codec = Codec::<ToParent>::new(limit);
+        for frame in [done.clone(), ToParent::Item { task: task(1), attempt: 1 }, ToParent::Bye] {
+            for length in 0..80 {
+                let body = if frame.has_body() { vec![7; length] } else { vec![] };
+                let mut bytes = encoded(&frame, &body);
+                bytes.extend_from_slice(b"next");
+                for end in 0..=bytes.len() {
+                    let Some((brief, body, next)) = codec.brief(&bytes[..end]) else { continue };
+                    let found = codec.find(&bytes[..end]).unwrap().unwrap();
+                    assert_eq!(
+                        (brief, body, next),
+                        (found.frame, &bytes[found.body.clone()], found.body.end)
+                    );
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen > 500, "{seen}");
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -38,8 +38,12 @@ impl State {
         };
         let answer = self.calls.with_earlier(task, answer);
         let (waker, input) = self.calls.answer(task, answer.map_err(|error| self.place(error)));
-        self.woken.extend(waker);
-        self.spent.extend(input);
+        if let Some(waker) = waker {
+            self.woken.push(waker);
+        }
+        if let Some(input) = input {
+            self.spent.push(input);
+        }
     }
 
     /// Notes that a task has fallen with its worker, for those who listen.

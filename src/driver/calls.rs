@@ -73,7 +73,9 @@ impl Calls {
             true => Phase::Streaming(Box::new(Streaming::new(input, leash))),
         };
         let task = self.add(kind, phase, 1)?;
-        self.leashed.extend(id.map(|id| (id, task)));
+        if let Some(id) = id {
+            self.leashed.insert((id, task));
+        }
         Ok(task)
     }
 

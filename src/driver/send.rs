@@ -55,7 +55,9 @@ impl State {
             // Copied, if at all, by the link's task and not under the lock.
             None => port.outbox.add_bulk(frame, input.clone()),
         }
-        self.woken.extend(port.given(self.slots as usize));
+        if let Some(waker) = port.given(self.slots as usize) {
+            self.woken.push(waker);
+        }
     }
 }
 

@@ -140,13 +140,14 @@ impl State {
     }
 
     pub(super) fn handle(&mut self, now: Instant, input: Input) {
-        self.handle_with(now, input, Hand::Empty);
+        self.handle_with(now, input, &mut Hand::Empty);
     }
 
-    fn handle_with(&mut self, now: Instant, input: Input, mut hand: Hand) {
+    #[inline]
+    fn handle_with(&mut self, now: Instant, input: Input, hand: &mut Hand) {
         let now = if matches!(input, Input::Tick) { now } else { self.punctual(now) };
         self.sched.handle(now, input);
-        self.act(&mut hand);
+        self.act(hand);
     }
 
     /// Takes in one of the many things that a worker says; `now` is punctual, and `conclude` has to follow. What is still in the
@@ -226,7 +227,7 @@ impl State {
         }
         let input = if death.scarce { Input::Scarce { worker } } else { Input::Lost { worker, begun } };
         death.ran = self.sched.running_for(now, worker);
-        self.handle_with(now, input, Hand::Death(worker, Box::new(death)));
+        self.handle_with(now, input, &mut Hand::Death(worker, Box::new(death)));
     }
 
     /// Adds what is known here of a worker that has gone or was given up, and keeps why if it never took tasks.

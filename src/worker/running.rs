@@ -10,14 +10,17 @@ use crate::id::TaskId;
 
 #[derive(Debug)]
 pub(super) struct Running {
-    slots: Box<[Option<Current>]>,
+    slots: Box<[Current]>,
     /// The slots whose task was told to stop since the main thread asked last; with one slot it does not ask.
     told: Vec<usize>,
 }
 
-#[derive(Debug)]
+/// What is in a slot. Written word by word where it is: made elsewhere and copied, it would cost a brief task more than the lock
+/// under which that is done.
+#[derive(Debug, Default)]
 struct Current {
-    task: TaskId,
+    /// `None` if there is nothing; then there is nothing else here either.
+    task: Option<TaskId>,
     /// Until when it may clean up, once it was cancelled.
     cancelled: Option<Instant>,
     /// Its account, if it is a stream.
@@ -26,16 +29,16 @@ struct Current {
 
 impl Running {
     pub(super) fn new(slots: usize) -> Self {
-        Self { slots: (0..slots).map(|_| None).collect(), told: Vec::new() }
+        Self { slots: (0..slots).map(|_| Current::default()).collect(), told: Vec::new() }
     }
 
     pub(super) fn begin(&mut self, slot: usize, task: TaskId) {
-        self.slots[slot] = Some(Current { task, cancelled: None, flow: None });
+        self.slots[slot].task = Some(task);
     }
 
     /// The task in a slot is a stream. It may have been told to stop before that was known.
     pub(super) fn open_stream(&mut self, slot: usize, flow: &Arc<Flow>) {
-        let Some(current) = &mut self.slots[slot] else { return };
+        let current = &mut self.slots[slot];
         if current.cancelled.is_some() {
             flow.stop(&mut Vec::new());
         }
@@ -43,35 +46,39 @@ impl Running {
     }
 
     pub(super) fn has_stream(&self) -> bool {
-        self.slots.iter().flatten().any(|current| current.flow.is_some())
+        self.slots.iter().any(|current| current.flow.is_some())
     }
 
     /// A stream is granted credit. One that is over needs none. The wakers are to be woken when the link's lock is free.
     pub(super) fn grant(&self, task: TaskId, credit: u32, wakers: &mut Vec<Waker>) {
-        let current = self.find(task).and_then(|slot| self.slots[slot].as_ref());
-        if let Some(flow) = current.and_then(|current| current.flow.as_ref()) {
+        if let Some(flow) = self.find(task).and_then(|slot| self.slots[slot].flow.as_ref()) {
             flow.grant(credit, wakers);
         }
     }
 
     pub(super) fn end(&mut self, slot: usize) {
-        self.slots[slot] = None;
+        let current = &mut self.slots[slot];
+        (current.task, current.cancelled) = (None, None);
+        if current.flow.is_some() {
+            current.flow = None;
+        }
     }
 
     /// Where a task is. A scan, of a thousand at most as a rule, which takes less than a microsecond.
     pub(super) fn find(&self, task: TaskId) -> Option<usize> {
-        self.slots.iter().position(|current| current.as_ref().is_some_and(|current| current.task == task))
+        self.slots.iter().position(|current| current.task == Some(task))
     }
 
     /// Where there is a task.
     pub(super) fn taken(&self) -> Vec<usize> {
-        (0..self.slots.len()).filter(|&slot| self.slots[slot].is_some()).collect()
+        (0..self.slots.len()).filter(|&slot| self.slots[slot].task.is_some()).collect()
     }
 
     /// The task in a slot is to stop. Saying it again changes nothing. The wakers are as for [`grant`](Self::grant).
     pub(super) fn cancel(&mut self, slot: usize, until: Instant, wakers: &mut Vec<Waker>) {
         let many = self.slots.len() > 1;
-        if let Some(current) = self.slots[slot].as_mut().filter(|current| current.cancelled.is_none()) {
+        let current = &mut self.slots[slot];
+        if current.task.is_some() && current.cancelled.is_none() {
             current.cancelled = Some(until);
             if let Some(flow) = &current.flow {
                 flow.stop(wakers);
@@ -82,7 +89,7 @@ impl Running {
 
     /// Until when the task in a slot may clean up, if it was cancelled.
     pub(super) fn cancelled(&self, slot: usize) -> Option<Instant> {
-        self.slots[slot].as_ref()?.cancelled
+        self.slots[slot].cancelled
     }
 
     /// All slots whose task was cancelled and has not ended.

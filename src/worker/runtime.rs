@@ -183,17 +183,28 @@ struct Main<'a> {
     output: Gather,
     /// When the last task ended: the one reading of the clock per task.
     now: Instant,
-    flushed: Instant,
-    breathed: Instant,
+    /// How long answers had gathered by then.
+    gathered: Duration,
+    /// How long it had been since the link was looked at, and the runtime had the thread.
+    breathless: Duration,
     /// By task type: whether the last one took long.
     long: Vec<bool>,
 }
 
 impl<'a> Main<'a> {
     fn new(scene: Scene<'a>, reader: &'a mut Reader) -> Self {
-        let now = Instant::now();
+        let (now, output, none) = (Instant::now(), Gather::default(), Duration::ZERO);
         let long = vec![false; scene.table.len()];
-        Self { scene, reader, output: Gather::default(), now, flushed: now, breathed: now, long }
+        Self { scene, reader, output, now, gathered: none, breathless: none, long }
+    }
+
+    /// Reads the clock. How much time has passed since it did so last: adding that up takes less than comparing three times.
+    fn tick(&mut self) -> Duration {
+        let now = Instant::now();
+        let passed = now - std::mem::replace(&mut self.now, now);
+        self.gathered += passed;
+        self.breathless += passed;
+        passed
     }
 
     async fn serve(mut self) {
@@ -217,10 +228,10 @@ impl<'a> Main<'a> {
             polled
         })
         .await;
-        self.now = Instant::now();
-        self.flushed = self.now;
+        self.tick();
+        self.gathered = Duration::ZERO;
         if slept {
-            self.breathed = self.now;
+            self.breathless = Duration::ZERO;
         }
     }
 
@@ -241,10 +252,9 @@ impl<'a> Main<'a> {
             unseen += 1;
             let (mut due, mut late) = (false, false);
             if unseen == stride {
-                let ended = Instant::now();
-                let took = ended - std::mem::replace(&mut self.now, ended);
-                due = ended - self.flushed >= if took > BRIEF { PATIENCE } else { GATHER };
-                late = ended - began > BREATH;
+                let took = self.tick();
+                due = self.gathered >= if took > BRIEF { PATIENCE } else { GATHER };
+                late = self.now - began > BREATH;
                 stride = if took > BRIEF { 1 } else { (2 * stride).min(STRIDE) };
                 unseen = 0;
             }
@@ -256,14 +266,14 @@ impl<'a> Main<'a> {
             let ended = Ended { outcome, began, late };
             let next = self.scene.shared.next(SLOT, &ended, &mut self.output, flush);
             if wrote {
-                self.flushed = self.now;
+                self.gathered = Duration::ZERO;
             }
             self.output.clear(KEPT);
             let Some(next) = next else { break };
             about.turn = next;
         }
-        self.now = Instant::now();
-        if self.now - self.breathed >= BREATH {
+        self.tick();
+        if self.breathless >= BREATH {
             self.breathe().await;
         }
     }
@@ -279,7 +289,7 @@ impl<'a> Main<'a> {
             self.output.clear(KEPT);
         }
         self.answer(&queued, outcome);
-        if self.now - self.breathed >= BREATH {
+        if self.breathless >= BREATH {
             self.breathe().await;
         }
     }
@@ -330,16 +340,14 @@ impl<'a> Main<'a> {
     }
 
     fn answer(&mut self, queued: &Queued, outcome: Outcome) {
-        let ended = Instant::now();
-        let took = ended - self.now;
-        self.now = ended;
+        let took = self.tick();
         if let Some(long) = self.long.get_mut(queued.index as usize) {
             *long = took > LONG;
         }
         let used_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let Queued { task, attempt, .. } = *queued;
         let done = ToParent::Done { task, attempt, used_us, verdict: verdict(outcome) };
-        let due = ended - self.flushed >= if took > BRIEF { PATIENCE } else { GATHER };
+        let due = self.gathered >= if took > BRIEF { PATIENCE } else { GATHER };
         let long = &self.long;
         let mut wrote = false;
         self.scene.shared.finish(SLOT, &done, &mut self.output, |gathered, next| {
@@ -348,7 +356,7 @@ impl<'a> Main<'a> {
             wrote
         });
         if wrote {
-            self.flushed = ended;
+            self.gathered = Duration::ZERO;
         }
         self.output.clear(KEPT);
     }
@@ -362,7 +370,7 @@ impl<'a> Main<'a> {
         })
         .await;
         tokio::task::yield_now().await;
-        self.now = Instant::now();
-        (self.flushed, self.breathed) = (self.now, self.now);
+        self.tick();
+        (self.gathered, self.breathless) = (Duration::ZERO, Duration::ZERO);
     }
 }

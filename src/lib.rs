@@ -18,6 +18,7 @@ mod state;
 mod sys;
 mod task;
 mod uplink;
+mod vigil;
 mod wire;
 mod worker;
 

@@ -1,4 +1,4 @@
-//! Pools with low latency: they do all that others do, and look for answers busily only for a moment.
+//! Pools with low latency: they do all that others do, and look for answers and tasks busily only for a moment.
 
 mod support;
 
@@ -42,6 +42,44 @@ fn tasks_streams_and_cancels_work_with_low_latency() {
         let summary = pool.shutdown(Duration::from_secs(60)).await;
         assert!(summary.left_behind.is_empty(), "{summary:?}");
     });
+}
+
+#[test]
+fn workers_of_a_pool_with_low_latency_look_for_tasks_and_soon_sleep() {
+    const TASKS: u64 = 500;
+
+    on_a_runtime(|| async {
+        let several = std::thread::available_parallelism().unwrap().get() > 1;
+        for low in [false, true] {
+            let pool = quick(1).low_latency(low).build().await.unwrap();
+            let pid = pids(&pool, 1).await[0];
+            let tasks = async || {
+                let before = reads(pid);
+                for n in 0..TASKS {
+                    assert_eq!(pool.run(Echo(n)).await.unwrap(), n);
+                }
+                reads(pid) - before
+            };
+            // Beside other tests there may be no processor to look with. For each task it reads that, and that there is no more.
+            if low && several && full() {
+                while tasks().await < 4 * TASKS {}
+            } else if !low {
+                let read = tasks().await;
+                assert!(read < 4 * TASKS, "{read}");
+            }
+            tasks().await;
+            let mut after = 0;
+            while std::mem::replace(&mut after, reads(pid)) != after {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+}
+
+/// How often a process has tried to read, from any file.
+fn reads(pid: u32) -> u64 {
+    let counts = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    counts.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse().unwrap()
 }
 
 #[test]

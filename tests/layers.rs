@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms by row, lowest first. A room that is missing here may not be named at all.
 const ROWS: [&[&str]; 9] = [
-    &["id", "sys"],
+    &["id", "sys", "vigil"],
     &["error", "blob", "arena", "state"],
     &["event", "wire", "context"],
     &["sched", "link", "emit", "uplink"],

@@ -22,7 +22,7 @@ mod stream;
 mod submit;
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ struct Shared {
     /// Whether it matters how large workers are.
     weighs: bool,
     /// Where links wait busily: whether one of them does.
-    spin: Option<Arc<AtomicBool>>,
+    spin: Option<Arc<spin::Turn>>,
     /// Counts callers.
     lanes: AtomicU32,
     /// What `started` and `closed` wait for.
@@ -124,7 +124,7 @@ impl Driver {
             tree,
             uplink,
             weighs,
-            spin: low_latency.then(Arc::default),
+            spin: if low_latency { spin::Turn::new() } else { None },
             lanes: AtomicU32::new(0),
             life,
         });

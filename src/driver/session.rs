@@ -167,7 +167,7 @@ impl Session {
                 break;
             }
             if received || sent {
-                self.spin.extend();
+                self.spin.extend(received);
             } else if self.tidy(cx) {
                 self.spin.again(self.awaits, cx);
                 return Poll::Pending;
@@ -179,9 +179,8 @@ impl Session {
 
     /// Receives once. What is waited for busily is also waited for as ever: whatever comes when that is over wakes this task.
     fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Violation>> {
-        if self.spin.is_on()
-            && let received @ Poll::Ready(_) = self.link.receive_now(&mut self.batch)
-        {
+        let Self { link, batch, spin, awaits, .. } = self;
+        if *awaits && let received @ Poll::Ready(_) = spin.look(|| link.receive_now(batch)) {
             return received;
         }
         self.link.poll_receive(cx, &mut self.batch)
@@ -333,6 +332,7 @@ fn hello(shared: &Shared, worker: WorkerId, nonce: [u8; 16]) -> Hello {
         limits: shared.limits,
         sandbox: Sandbox::Contain,
         log: 0,
+        looks: shared.spin.is_some(),
     }
 }
 

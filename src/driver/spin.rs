@@ -1,65 +1,116 @@
 //! Looking for an answer again and again instead of sleeping until it is there, for pools with low latency. The runtime's
-//! thread is kept awake, not kept busy: whatever else it has to do comes between two looks.
+//! thread is kept awake, not kept busy: whatever else it has to do, and whoever else wants its processor, comes between looks.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Context;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::Instant;
 
 use tokio::task::yield_now;
 
-/// How long to look on after something was sent or received. Falling asleep and being woken rarely takes longer, so that what
-/// does has little to gain.
-pub(super) const SPIN: Duration = Duration::from_micros(50);
+use crate::vigil::{Rest, SPIN, Vigil};
+
+/// How many looks there are until others may have the processor. An empty look costs a third of a microsecond, as does
+/// giving the processor away to nobody.
+const LOOKS: usize = 2;
+
+/// How often they may until the runtime has its turn: about 4 us. That costs a microsecond, and in runtimes with many threads
+/// more.
+const TURN: usize = 4;
+
+/// What the links of a pool share.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    /// Whether one of them looks: one keeps a thread awake, and a second one might keep another.
+    taken: AtomicBool,
+    /// It is the same threads that look.
+    rest: Mutex<Rest>,
+}
+
+impl Turn {
+    /// `None` where there is one processor: the worker needs it.
+    pub(super) fn new() -> Option<Arc<Self>> {
+        let several = thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
+        several.then(Arc::default)
+    }
+
+    fn rest<T>(&self, ask: impl FnOnce(&mut Rest) -> T) -> T {
+        ask(&mut self.rest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// One link's part in it.
 #[derive(Debug, Default)]
 pub(super) struct Spin {
-    /// Whether one of the pool's links does: one keeps a thread awake, and a second one might keep another. `None` if none is
-    /// to.
-    turn: Option<Arc<AtomicBool>>,
-    /// Whether it is this one.
+    /// `None` if none is to look.
+    turn: Option<Arc<Turn>>,
+    /// Whether it is this one that looks.
     on: bool,
-    until: Option<Instant>,
+    /// When something was sent or received last.
+    since: Option<Instant>,
+    vigil: Vigil,
 }
 
 impl Spin {
-    pub(super) fn new(turn: Option<Arc<AtomicBool>>) -> Self {
-        Self { turn, on: false, until: None }
+    pub(super) fn new(turn: Option<Arc<Turn>>) -> Self {
+        Self { turn, on: false, since: None, vigil: Vigil::default() }
     }
 
-    /// Whether the socket is to be asked and not only what the runtime has heard of it, which can be another thread's to hear.
-    pub(super) fn is_on(&self) -> bool {
-        self.on
-    }
-
-    /// Something was sent or received.
-    pub(super) fn extend(&mut self) {
-        if self.turn.is_some() {
-            self.until = Some(Instant::now() + SPIN);
+    /// Something was sent, or received if `came`.
+    pub(super) fn extend(&mut self, came: bool) {
+        if self.turn.is_none() {
+            return;
         }
+        let now = Instant::now();
+        if let (true, Some(since)) = (came, self.since) {
+            self.vigil.came(now - since);
+        }
+        self.since = Some(now);
+    }
+
+    /// Looks some times, if it is to. What is found may be what the runtime has not heard of, as that is another thread's to
+    /// hear.
+    pub(super) fn look<T>(&mut self, mut look: impl FnMut() -> Poll<T>) -> Poll<T> {
+        let Some(turn) = self.turn.as_ref().filter(|_| self.on) else { return Poll::Pending };
+        for _ in 0..TURN {
+            if let Some(found) = (0..LOOKS).map(|_| look()).find(Poll::is_ready) {
+                return found;
+            }
+            let gave = Instant::now();
+            thread::yield_now();
+            if !turn.rest(|rest| rest.is_back(gave, Instant::now())) {
+                break;
+            }
+        }
+        Poll::Pending
     }
 
     /// There was nothing, and `awaits` says whether there will be. Whether to look again: then the task is woken when the
     /// runtime has nothing else to do, and has looked at its sockets and timers.
     pub(super) fn again(&mut self, awaits: bool, cx: &mut Context<'_>) -> bool {
         let Some(turn) = &self.turn else { return false };
-        if !awaits || self.until.is_none_or(|until| until <= Instant::now()) {
+        if !awaits || !self.pays(turn, Instant::now()) {
             self.stop();
             return false;
         }
         // No memory is handed over by it.
-        self.on = self.on || !turn.swap(true, Ordering::Relaxed);
+        self.on = self.on || !turn.taken.swap(true, Ordering::Relaxed);
         if self.on {
             let _ = pin!(yield_now()).poll(cx);
         }
         self.on
     }
 
+    fn pays(&self, turn: &Turn, now: Instant) -> bool {
+        let soon = self.since.is_some_and(|since| now.saturating_duration_since(since) < SPIN);
+        soon && self.vigil.pays() && !turn.rest(|rest| rest.is_on(now))
+    }
+
     fn stop(&mut self) {
         if let (true, Some(turn)) = (std::mem::take(&mut self.on), &self.turn) {
-            turn.store(false, Ordering::Relaxed);
+            turn.taken.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -74,6 +125,7 @@ impl Drop for Spin {
 mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
+    use std::time::Duration;
 
     use super::*;
 
@@ -91,23 +143,23 @@ mod tests {
         let woken = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&woken));
         let cx = &mut Context::from_waker(&waker);
-        let turn = Some(Arc::default());
+        let turn = Some(Arc::<Turn>::default());
         let (mut first, mut second) = (Spin::new(turn.clone()), Spin::new(turn));
         assert!(!first.again(true, cx), "nothing was sent");
         let soon = Some(Instant::now() + Duration::from_secs(600));
-        (first.until, second.until) = (soon, soon);
+        (first.since, second.since) = (soon, soon);
         assert!(first.again(true, cx) && first.again(true, cx) && !second.again(true, cx));
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
         assert!(!first.again(false, cx), "it awaits nothing");
         assert!(second.again(true, cx), "it is another's turn");
-        second.until = Some(Instant::now());
-        assert!(!second.again(true, cx) && !second.is_on(), "its time is over");
+        second.since = Instant::now().checked_sub(SPIN);
+        assert!(!second.again(true, cx) && !second.on, "its time is over");
         assert!(first.again(true, cx));
         drop(first);
-        second.until = soon;
+        second.since = soon;
         assert!(second.again(true, cx), "the other link has gone");
         let mut plain = Spin::new(None);
-        plain.extend();
+        plain.extend(false);
         assert!(!plain.again(true, cx));
         assert_eq!(woken.0.load(Ordering::Relaxed), 5);
     }

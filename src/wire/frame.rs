@@ -180,6 +180,8 @@ pub(crate) struct Hello {
     pub(crate) sandbox: Sandbox,
     /// The most verbose level of log records that the parent wants: 0 none, 1 error … 5 trace.
     pub(crate) log: u8,
+    /// Whether the worker looks for tasks again and again, for a moment, before it sleeps.
+    pub(crate) looks: bool,
 }
 
 /// A process above the worker. Its start time tells it from a later one with the same pid.

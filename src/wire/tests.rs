@@ -73,6 +73,7 @@ fn golden_to_worker() -> Vec<Golden<ToWorker>> {
         limits: Limits { message: 256 << 20, slots: 4 },
         sandbox: Sandbox::Contain,
         log: 3,
+        looks: true,
     };
     let run = Run { task: task(1), attempt: 1, index: 5, remaining_us: None, trace: None };
     let traced = Run { remaining_us: Some(1_000_000), trace: Some((1 << 127, 255, 1)), ..run };
@@ -80,7 +81,7 @@ fn golden_to_worker() -> Vec<Golden<ToWorker>> {
         (
             ToWorker::Hello(hello),
             b"",
-            "2f000000000107033031323334353637383961626364656602ac02f0a204010202010901081002a00680058080808001040003",
+            "30000000000107033031323334353637383961626364656602ac02f0a204010202010901081002a0068005808080800104000301",
         ),
         (ToWorker::Run(run), b"input", "0c00000001010201050000696e707574"),
         (
@@ -349,6 +350,7 @@ impl Random {
                 limits: Limits { message: self.half(), slots: self.half() },
                 sandbox: Sandbox::Contain,
                 log: self.u64() as u8,
+                looks: self.bool(),
             }),
             1 => ToWorker::Run(Run {
                 task: self.task(),

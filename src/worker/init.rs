@@ -115,7 +115,8 @@ pub(super) fn attend(
 ) -> io::Result<()> {
     greet_back(shared, &worker.table, &hello);
     watch::start(shared, lives)?;
-    let place = runtime::Place { worker: hello.worker, depth: hello.depth.into() };
+    let Hello { worker: id, depth, looks, .. } = hello;
+    let place = runtime::Place { worker: id, depth: depth.into(), looks };
     let link: Arc<dyn Link> = Arc::<Shared>::clone(shared);
     let uplink = Arc::new(Uplink::new(hello, worker.table.kinds(), worker.nested.take(), kin, link));
     let _ = shared.uplink.set(Arc::downgrade(&uplink));

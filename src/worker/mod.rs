@@ -21,6 +21,7 @@ mod guard;
 mod init;
 mod io;
 mod leave;
+mod lookout;
 mod outbox;
 mod pack;
 mod prepare;

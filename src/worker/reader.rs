@@ -12,6 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::unconstrained;
 
+use super::effects::Effects;
 use super::io::{Io, Shared};
 use super::leave;
 use crate::sys::ready;
@@ -44,6 +45,19 @@ impl Reader {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, enough: impl Fn(&Io) -> bool) -> Poll<()> {
         let mut served = pin!(unconstrained(poll_fn(|cx| self.serve(cx, &enough))));
         served.as_mut().poll(cx)
+    }
+
+    /// Writes and reads once, whatever the runtime has heard of, and says whether that is `enough`. It wakes nobody later.
+    pub(super) fn look(&mut self, enough: impl Fn(&Io) -> bool) -> bool {
+        let effects = {
+            let mut io = self.shared.claim();
+            self.shared.flush(&mut io);
+            if enough(&io) {
+                return true;
+            }
+            self.shared.read(&mut io)
+        };
+        effects.map(Effects::perform).is_some() && enough(&self.shared.lock())
     }
 
     fn serve(&mut self, cx: &mut Context<'_>, enough: &impl Fn(&Io) -> bool) -> Poll<()> {

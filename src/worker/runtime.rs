@@ -24,6 +24,7 @@ use super::Worker;
 use super::crowd::Crowd;
 use super::flow::Flow;
 use super::io::{Next, Shared};
+use super::lookout::Lookout;
 use super::pack::Ended;
 use super::prepare;
 use super::queue::Queued;
@@ -68,6 +69,8 @@ pub(super) const LONG: Duration = Duration::from_millis(1);
 pub(super) struct Place {
     pub(super) worker: WorkerId,
     pub(super) depth: u32,
+    /// Whether it looks for tasks before it sleeps.
+    pub(super) looks: bool,
 }
 
 /// What stays the same for all tasks of a worker.
@@ -141,14 +144,14 @@ pub(super) async fn serve(
     states.push(Box::new(Arc::clone(&uplink)));
     let states = Arc::new(states);
     shared.claim().say(ToParent::Open(open));
-    let Place { worker, depth } = *place;
+    let Place { worker, depth, looks } = *place;
     let seat = |slot: &Arc<Slot>| {
         let (slot, states) = (Arc::clone(slot), Arc::clone(&states));
         Arc::new(Seat { slot, states, worker, depth })
     };
     let scene = Scene { shared, table: &table, seats: shared.slots.iter().map(seat).collect() };
     match shared.slots.len() {
-        1 => Main::new(scene, &mut reader).serve().await,
+        1 => Main::new(scene, &mut reader, looks).serve().await,
         _ => Crowd::new(scene, &mut reader).serve().await,
     }
     if !shared.lock().is_gone() {
@@ -189,13 +192,15 @@ struct Main<'a> {
     breathless: Duration,
     /// By task type: whether the last one took long.
     long: Vec<bool>,
+    lookout: Option<Lookout>,
 }
 
 impl<'a> Main<'a> {
-    fn new(scene: Scene<'a>, reader: &'a mut Reader) -> Self {
+    fn new(scene: Scene<'a>, reader: &'a mut Reader, looks: bool) -> Self {
         let (now, output, none) = (Instant::now(), Gather::default(), Duration::ZERO);
         let long = vec![false; scene.table.len()];
-        Self { scene, reader, output, now, gathered: none, breathless: none, long }
+        let lookout = if looks { Lookout::new() } else { None };
+        Self { scene, reader, output, now, gathered: none, breathless: none, long, lookout }
     }
 
     /// Reads the clock. How much time has passed since it did so last: adding that up takes less than comparing three times.
@@ -221,6 +226,9 @@ impl<'a> Main<'a> {
     }
 
     async fn wait(&mut self) {
+        if let Some(lookout) = &mut self.lookout {
+            lookout.look(self.reader).await;
+        }
         let mut slept = false;
         poll_fn(|cx| {
             let polled = self.reader.poll(cx, super::io::Io::has_work);
@@ -232,6 +240,9 @@ impl<'a> Main<'a> {
         self.gathered = Duration::ZERO;
         if slept {
             self.breathless = Duration::ZERO;
+        }
+        if let Some(lookout) = &mut self.lookout {
+            lookout.came(self.now);
         }
     }
 

@@ -41,6 +41,7 @@ pub(crate) fn hello(ancestors: Vec<Ancestor>) -> Hello {
         limits: Limits { message: MESSAGE_LIMIT, slots: 1 },
         sandbox: Sandbox::Contain,
         log: 0,
+        looks: false,
     }
 }
 

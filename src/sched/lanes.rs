@@ -13,6 +13,8 @@ use crate::sched::queue::{Link, Linked, List, Tasks};
 pub(super) struct Queue {
     /// By priority, highest first. They stay when they are empty: there are never more than 256.
     levels: Vec<Level>,
+    /// The lowest that there has been.
+    lowest: Option<i8>,
     lanes: Vec<Lane>,
     /// Places among the lanes that are free.
     free: Vec<u32>,
@@ -64,10 +66,16 @@ impl Queue {
         self.bytes
     }
 
+    /// Notes that there is a task of this priority, though it need not wait.
+    #[inline]
+    pub(super) fn see(&mut self, priority: i8) {
+        self.lowest = Some(self.lowest.map_or(priority, |lowest| lowest.min(priority)));
+    }
+
     /// Whether this priority is higher than that of anything that waits, and there have ever been lower ones.
     pub(super) fn is_first(&self, priority: i8) -> bool {
-        let lower = self.levels.last().is_some_and(|lowest| lowest.priority < priority);
-        lower && self.levels.iter().all(|level| level.priority < priority || level.ring.is_empty())
+        self.lowest.is_some_and(|lowest| lowest < priority)
+            && self.levels.iter().all(|level| level.priority < priority || level.ring.is_empty())
     }
 
     /// The highest priority of what waits.
@@ -79,6 +87,7 @@ impl Queue {
     #[inline]
     pub(super) fn push(&mut self, tasks: &mut Tasks, index: u32) {
         let (level, place) = self.place(tasks, index);
+        self.see(self.levels[level].priority);
         if self.lanes[place as usize].tasks.is_empty() {
             self.levels[level].ring.push_back(&mut self.lanes, place);
         }

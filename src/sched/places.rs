@@ -145,12 +145,16 @@ impl Scheduler {
         false
     }
 
-    /// Puts a task that is in no list into the queue.
+    /// Puts a task that is in no list into the queue, or through it if it would be the next to be sent.
     fn enter(&mut self, index: u32) {
         self.places.entered += 1;
         let Some(task) = self.tasks.at_mut(index) else { return };
         (task.stand, task.order) = (Stand::Inside, self.places.entered);
         let priority = task.priority;
+        if let Some(emptiest) = self.free_seat() {
+            self.queue.see(priority);
+            return self.give(index, emptiest);
+        }
         let first = self.queue.is_first(priority);
         self.queue.push(&mut self.tasks, index);
         if first {

@@ -307,9 +307,23 @@ impl Scheduler {
         while !self.queue.is_empty() {
             let Some(emptiest) = self.roomy() else { return };
             let Some(index) = self.queue.pop(&mut self.tasks, planted!(self, StarveLane)) else { return };
-            let seat = self.at_work(index, emptiest).unwrap_or(emptiest);
-            self.send(index, seat);
+            self.give(index, emptiest);
         }
+    }
+
+    /// The best worker with room, if nothing has to be decided before a task is sent there.
+    pub(super) fn free_seat(&mut self) -> Option<u32> {
+        if self.waits() || self.config.below || self.mode > Mode::Running || self.clock.strikes() {
+            return None;
+        }
+        self.relist();
+        self.roomy()
+    }
+
+    /// Sends a task that is in no list to the emptiest worker, or to one that comes to it as soon.
+    pub(super) fn give(&mut self, index: u32, emptiest: u32) {
+        let seat = self.at_work(index, emptiest).unwrap_or(emptiest);
+        self.send(index, seat);
     }
 
     pub(super) fn send(&mut self, index: u32, seat: u32) {

@@ -12,6 +12,7 @@ use crate::error::ErrorKind;
 use crate::id::TaskId;
 use crate::sched::Action;
 use crate::sched::clock::Alarm;
+use crate::sched::forecast::Worth;
 use crate::sched::levels::Levels;
 use crate::sched::queue::Task;
 use crate::sched::scheduler::{Mode, Scheduler};
@@ -20,10 +21,10 @@ use crate::sched::worker::{Cause, Phase, Worker};
 /// How much predicted work a worker is sent ahead. Several times a round trip, which takes 20 to 70 us, and answers may
 /// gather for a quarter of this before they are seen here; more makes bursts uneven, and what was sent ahead slower to
 /// take back.
-pub(super) const WORTH: Duration = Duration::from_millis(1);
+pub(super) const WORTH: Worth = Worth::micros(1000);
 
 /// What has to be predicted to take longer than this to be worth a recall, which costs two frames and a round trip.
-const RECALLED: Duration = Duration::from_micros(200);
+const RECALLED: Worth = Worth::micros(200);
 
 /// How long a worker whose work was predicted to be short may be busy until that is not believed any more.
 const STUCK: Duration = Duration::from_millis(1);
@@ -31,7 +32,7 @@ const STUCK: Duration = Duration::from_millis(1);
 /// What has to be predicted to take longer than this to be worth waking an idle worker for, when there are no idle
 /// processors: while others have the processors it gains nothing, and each process that takes turns with hundreds runs with
 /// cold caches, several times as long.
-const BRIEF: Duration = Duration::from_micros(50);
+const BRIEF: Worth = Worth::micros(50);
 
 /// Levels of workers that were sent something ahead, by the logarithm of how much: enough for any `Config::ahead`.
 const LEVELS: usize = 16;
@@ -127,7 +128,7 @@ impl Scheduler {
         let slots = self.config.slots;
         let fits = |worker: &Worker| {
             let room = worker.recalls == 0 && worker.tasks.len() < slots + self.config.ahead;
-            room && worker.tasks.backlog(slots) + worth < RECALLED / 2 && self.comes_soon(worker)
+            room && worker.tasks.backlog(slots).plus(worth) < RECALLED.shared_by(2) && self.comes_soon(worker)
         };
         // Of those with as much, the one that came there last was heard last.
         let mut fullest = (1..self.ready.top()).rev().filter_map(|level| self.ready.list(level).last());

@@ -5,16 +5,58 @@ use std::time::Duration;
 
 /// The weight of one more observation: 1/8, as for round-trip times in TCP (RFC 6298). Heavier jumps at every outlier;
 /// lighter is slow to see that a kind has changed.
-const WEIGHT: u32 = 8;
+const WEIGHT: u64 = 8;
 
 /// What a task costs its worker at least: frames, decoding, two looks at the clock. It keeps kinds whose tasks take no
 /// measurable time from being worth nothing.
-const LEAST: Duration = Duration::from_nanos(500);
+const LEAST: Worth = Worth(500);
+
+/// How long something is predicted to take, in nanoseconds: all tasks pass through these sums, and a `Duration` has twice as much
+/// to reckon with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Worth(u64);
+
+impl Worth {
+    pub(super) const fn micros(micros: u64) -> Self {
+        Self(micros * 1000)
+    }
+
+    pub(super) fn nanos(self) -> u64 {
+        self.0
+    }
+
+    #[inline]
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    #[inline]
+    pub(super) fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    pub(super) fn times(self, n: u32) -> Self {
+        Self(self.0.saturating_mul(n.into()))
+    }
+
+    /// The same, done by so many at once.
+    #[inline]
+    pub(super) fn shared_by(self, n: u32) -> Self {
+        if n == 1 { self } else { Self(self.0 / u64::from(n)) }
+    }
+}
+
+impl From<Duration> for Worth {
+    #[inline]
+    fn from(time: Duration) -> Self {
+        Self(time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos().into()))
+    }
+}
 
 /// Service times, by kind.
 #[derive(Debug, Default)]
 pub(super) struct Forecast {
-    kinds: Vec<Option<Duration>>,
+    kinds: Vec<Option<Worth>>,
 }
 
 impl Forecast {
@@ -22,20 +64,21 @@ impl Forecast {
     /// them is in what they took.
     pub(super) fn learn(&mut self, kind: u32, used: Duration, tasks: u32) {
         let kind = kind as usize;
-        let (used, least) = if tasks > 1 { (used / tasks, LEAST / 10) } else { (used, LEAST) };
+        let used = Worth::from(used).shared_by(tasks.max(1));
+        let Worth(used) = used.max(if tasks > 1 { LEAST.shared_by(10) } else { LEAST });
         if kind >= self.kinds.len() {
             self.kinds.resize(kind + 1, None);
         }
-        let used = used.max(least);
-        self.kinds[kind] = Some(match self.kinds[kind] {
+        self.kinds[kind] = Some(Worth(match self.kinds[kind] {
             None => used,
-            Some(known) if used > known => known + (used - known) / WEIGHT,
-            Some(known) => known - (known - used) / WEIGHT,
-        });
+            Some(Worth(known)) if used > known => known + (used - known) / WEIGHT,
+            Some(Worth(known)) => known - (known - used) / WEIGHT,
+        }));
     }
 
     /// How long the next one will take; `None` if nothing is known yet.
-    pub(super) fn of(&self, kind: u32) -> Option<Duration> {
+    #[inline]
+    pub(super) fn of(&self, kind: u32) -> Option<Worth> {
         self.kinds.get(kind as usize).copied().flatten()
     }
 }
@@ -49,17 +92,17 @@ mod tests {
         let mut forecast = Forecast::default();
         assert_eq!(forecast.of(3), None);
         forecast.learn(3, Duration::from_millis(8), 1);
-        assert_eq!(forecast.of(3), Some(Duration::from_millis(8)));
+        assert_eq!(forecast.of(3), Some(Worth::micros(8000)));
         forecast.learn(3, Duration::from_millis(16), 1);
-        assert_eq!(forecast.of(3), Some(Duration::from_millis(9)));
+        assert_eq!(forecast.of(3), Some(Worth::micros(9000)));
         for _ in 0..200 {
             forecast.learn(3, Duration::ZERO, 1);
         }
-        assert!(forecast.of(3) < Some(LEAST * 9));
+        assert!(forecast.of(3) < Some(LEAST.times(9)));
         for _ in 0..100 {
             forecast.learn(3, Duration::from_micros(20), 200);
         }
-        assert!(forecast.of(3) < Some(LEAST / 4));
+        assert!(forecast.of(3) < Some(LEAST.shared_by(4)));
         assert_eq!(forecast.of(2), None);
     }
 }

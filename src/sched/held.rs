@@ -6,9 +6,8 @@
 //!   └─────else──▶ ahead ── promote, in the order of sending ──▶ running, or stopping if it was told to stop meanwhile
 //! ```
 
-use std::time::Duration;
-
 use crate::sched::clock::Time;
+use crate::sched::forecast::Worth;
 use crate::sched::queue::{List, Rung, Sent, Tasks};
 
 /// The tasks of a worker. All its methods want the same table.
@@ -21,9 +20,9 @@ pub(super) struct Held {
     /// The rest, in the order of sending.
     ahead: List,
     /// What those with a slot were predicted to take.
-    worth: Time,
+    worth: Worth,
     /// The same of what it was sent ahead.
-    worth_ahead: Time,
+    worth_ahead: Worth,
 }
 
 impl Held {
@@ -47,8 +46,9 @@ impl Held {
 
     /// For how long the worker is expected to be busy with what has a slot, and then with what is ahead. Those with a slot
     /// are done with one by one, so the next of what is ahead begins when one of them is.
-    pub(super) fn backlog(&self, slots: u32) -> Duration {
-        if slots == 1 { self.worth + self.worth_ahead } else { self.worth / slots + self.worth_ahead }
+    #[inline]
+    pub(super) fn backlog(&self, slots: u32) -> Worth {
+        self.worth.shared_by(slots).plus(self.worth_ahead)
     }
 
     pub(super) fn first(&self) -> Option<u32> {
@@ -89,10 +89,10 @@ impl Held {
         let Some(sent) = tasks.at_mut(index).and_then(|task| task.sent.as_mut()) else { return false };
         sent.begun = begun.then_some(now);
         if begun {
-            self.worth += sent.worth;
+            self.worth = self.worth.plus(sent.worth);
             self.running.push_back(tasks, index);
         } else {
-            self.worth_ahead += sent.worth;
+            self.worth_ahead = self.worth_ahead.plus(sent.worth);
             self.ahead.push_back(tasks, index);
         }
         begun
@@ -107,8 +107,8 @@ impl Held {
         let index = self.ahead.pop_front(tasks)?;
         let sent = tasks.at_mut(index)?.sent.as_mut()?;
         sent.begun = Some(now);
-        self.worth += sent.worth;
-        self.worth_ahead = self.worth_ahead.saturating_sub(sent.worth);
+        self.worth = self.worth.plus(sent.worth);
+        self.worth_ahead = self.worth_ahead.less(sent.worth);
         if sent.stop.is_some() { &mut self.stopping } else { &mut self.running }.push_back(tasks, index);
         Some(index)
     }
@@ -133,7 +133,7 @@ impl Held {
             (true, Some(_)) => (&mut self.stopping, &mut self.worth),
             (false, _) => (&mut self.ahead, &mut self.worth_ahead),
         };
-        *sum = sum.saturating_sub(worth);
+        *sum = sum.less(worth);
         list.unlink(tasks, index);
     }
 
@@ -151,7 +151,7 @@ impl Held {
             let sent: Option<Vec<_>> = list.iter(tasks).map(|index| sent(tasks, index)).collect();
             sent.filter(|sent| sent.iter().all(|sent| is(sent)))
         };
-        let sum = |list: &[&Sent]| list.iter().map(|sent| sent.worth).sum::<Time>();
+        let sum = |list: &[&Sent]| list.iter().fold(Worth::default(), |sum, sent| sum.plus(sent.worth));
         let (Some(running), Some(stopping), Some(ahead)) = (
             all(self.running, |sent| sent.begun.is_some() && sent.stop.is_none()),
             all(self.stopping, |sent| sent.begun.is_some() && sent.stop.is_some()),
@@ -163,7 +163,7 @@ impl Held {
         let in_order = ahead.is_sorted_by_key(|sent| sent.sequence)
             && ahead.first().is_none_or(|first| Some(first.sequence) > last);
         let full = self.begun() == slots || self.begun() < slots && ahead.is_empty();
-        let worth = sum(&running) + sum(&stopping) == self.worth && sum(&ahead) == self.worth_ahead;
+        let worth = sum(&running).plus(sum(&stopping)) == self.worth && sum(&ahead) == self.worth_ahead;
         in_order && full && worth
     }
 }

@@ -7,10 +7,9 @@
 //!                  the worker is      to a pack of its own if those before take long (cut)
 //! ```
 
-use std::time::Duration;
-
 use crate::error::ErrorKind;
 use crate::id::{TaskId, WorkerId};
+use crate::sched::forecast::Worth;
 use crate::sched::queue::Task;
 use crate::sched::scheduler::{Mode, Scheduler};
 use crate::sched::worker::{Cause, Worker};
@@ -18,10 +17,10 @@ use crate::sched::{Action, Outcome};
 
 /// How long a pack may be predicted to take. It is many times what sending one costs, and a tenth of what a busy worker is
 /// sent ahead, so that packs still balance.
-const WORTH: Duration = Duration::from_micros(100);
+const WORTH: Worth = Worth::micros(100);
 
 /// What takes longer than this is sent by itself: packing would save a tenth of it at most.
-const BRIEF: Duration = Duration::from_micros(20);
+const BRIEF: Worth = Worth::micros(20);
 
 /// How many tasks a pack has at most.
 const MOST: u32 = 256;
@@ -51,9 +50,7 @@ impl Scheduler {
             return 0;
         }
         match self.forecast.of(kind) {
-            Some(each) if each <= BRIEF => {
-                (WORTH.as_nanos() / each.as_nanos().max(1)).min(MOST.into()) as u32
-            }
+            Some(each) if each <= BRIEF => (WORTH.nanos() / each.nanos().max(1)).min(MOST.into()) as u32,
             _ => 0,
         }
     }

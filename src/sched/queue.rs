@@ -9,6 +9,7 @@ use crate::id::TaskId;
 use crate::sched::Spec;
 use crate::sched::clock::Time;
 use crate::sched::flow::Flow;
+use crate::sched::forecast::Worth;
 use crate::sched::pack::Pack;
 
 const NONE: u32 = u32::MAX;
@@ -182,7 +183,7 @@ pub(super) struct Sent {
     /// Which of the tasks that its worker was sent, counted from 1.
     pub(super) sequence: u64,
     /// What it was predicted to take.
-    pub(super) worth: Time,
+    pub(super) worth: Worth,
     /// Whether the worker was asked to give it back, and has not answered yet.
     pub(super) recalled: bool,
     /// Since when it has a slot: it has come to be one of those that its worker runs.

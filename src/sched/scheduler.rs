@@ -335,7 +335,7 @@ impl Scheduler {
         let count = task.weight();
         let mut worth = self.forecast.of(task.kind).unwrap_or(WORTH);
         if count > 1 {
-            worth *= count;
+            worth = worth.times(count);
         }
         if worker.tasks.is_empty() {
             (worker.heard, worker.pinged) = (now, false);

@@ -126,7 +126,7 @@ impl Lent<'_> {
     #[inline]
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, postcard::Error> {
         match self {
-            Self::Small(bytes) => read(bytes, &[]),
+            Self::Small(bytes) => decode(bytes),
             Self::Pieces(pieces) => decode_pieces(pieces),
         }
     }
@@ -134,7 +134,7 @@ impl Lent<'_> {
 
 fn decode_pieces<T: DeserializeOwned>(pieces: &[Bytes]) -> Result<T, postcard::Error> {
     if let [bytes] = pieces {
-        return blob::lending(pieces, || read(bytes, &[]));
+        return blob::lending(pieces, || decode(bytes));
     }
     let torn = Cell::new(false);
     let decoded = blob::lending(pieces, || read_from(Cursor { rest: &[], more: pieces, torn: Some(&torn) }));
@@ -145,7 +145,7 @@ fn decode_pieces<T: DeserializeOwned>(pieces: &[Bytes]) -> Result<T, postcard::E
     decoded
 }
 
-/// Decodes a value from all of `bytes`, which are no part of anything that blobs may share.
+/// Decodes a value from all of `bytes`. Blobs in it share their memory if that is being lent.
 ///
 /// # Errors
 ///
@@ -155,11 +155,6 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::E
         (value, []) => Ok(value),
         _ => Err(postcard::Error::DeserializeBadEncoding),
     }
-}
-
-/// Decodes a value from all of `bytes`, and `more` behind them.
-fn read<T: DeserializeOwned>(bytes: &[u8], more: &[Bytes]) -> Result<T, postcard::Error> {
-    read_from(Cursor { rest: bytes, more, torn: None })
 }
 
 fn read_from<T: DeserializeOwned>(cursor: Cursor<'_>) -> Result<T, postcard::Error> {

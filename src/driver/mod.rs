@@ -267,7 +267,8 @@ impl Shared {
             state.rearm();
             (result, state.late())
         });
-        let Some(Late { woken, launches, news, speaker, .. }) = late else { return result };
+        let Some(late) = late else { return result };
+        let Late { woken, launches, news, speaker, .. } = *late;
         if let Some(line) = speaker {
             line.speak();
         }

@@ -20,6 +20,9 @@ pub(crate) enum Lent<'a> {
 /// many as this, one is three words.
 const FEW: usize = 22;
 
+/// How many bytes a register holds.
+const WORD: usize = 8;
+
 /// An encoded value. Its meaning is that of its pieces one behind the other.
 #[derive(Clone)]
 pub(crate) enum Payload {
@@ -38,6 +41,12 @@ impl Payload {
     /// A copy of bytes that are not large.
     pub(crate) fn copied(bytes: &[u8]) -> Self {
         let mut few = [0; FEW];
+        if bytes.len() <= WORD {
+            // Most are; put together in a register they need not be read back from where they were just written.
+            let word = bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+            few[..WORD].copy_from_slice(&word.to_le_bytes());
+            return Self::Few(few, bytes.len() as u8);
+        }
         match (few.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
             (Some(room), Ok(length)) => {
                 room.copy_from_slice(bytes);

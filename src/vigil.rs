@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 /// How long to look. Falling asleep and being woken rarely takes longer, so that what does has little to gain.
 pub(crate) const SPIN: Duration = Duration::from_micros(50);
 
+/// How many looks there are until others may have the processor. An empty look costs a third of a microsecond, as does
+/// giving the processor away to nobody.
+pub(crate) const LOOKS: usize = 2;
+
 /// How many times looking may be in vain in a row. More costs processor time; less misses the brief among tasks that are not.
 const VAIN: u32 = 8;
 

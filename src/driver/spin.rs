@@ -10,11 +10,7 @@ use std::time::Instant;
 
 use tokio::task::yield_now;
 
-use crate::vigil::{Rest, SPIN, Vigil};
-
-/// How many looks there are until others may have the processor. An empty look costs a third of a microsecond, as does
-/// giving the processor away to nobody.
-const LOOKS: usize = 2;
+use crate::vigil::{LOOKS, Rest, SPIN, Vigil};
 
 /// How often they may until the runtime has its turn: about 4 us. That costs a microsecond, and in runtimes with many threads
 /// more.

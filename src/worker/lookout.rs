@@ -6,11 +6,7 @@ use std::time::Instant;
 
 use super::io::Io;
 use super::reader::Reader;
-use crate::vigil::{Rest, SPIN, Vigil};
-
-/// How many looks there are until others may have the processor. An empty look costs a third of a microsecond, as does
-/// giving the processor away to nobody.
-const LOOKS: u32 = 2;
+use crate::vigil::{LOOKS, Rest, SPIN, Vigil};
 
 /// How often they may until the runtime has its turn: about 8 us, which what tasks have spawned there can wait.
 const TURN: u32 = 8;

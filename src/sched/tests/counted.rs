@@ -71,7 +71,7 @@ impl Load {
         task
     }
 
-    /// The same, and they are read together.
+    /// The worker whose turn it is answers so many of those that it has, and they are read together.
     fn answer_at_once(&mut self, most: usize) {
         let worker = self.turns.pop_front().unwrap();
         self.pool.now += MICRO;

@@ -128,7 +128,7 @@ impl Scheduler {
         let slots = self.config.slots;
         let fits = |worker: &Worker| {
             let room = worker.recalls == 0 && worker.tasks.len() < slots + self.config.ahead;
-            room && worker.tasks.backlog(slots).plus(worth) < RECALLED.shared_by(2) && self.comes_soon(worker)
+            room && worker.tasks.backlog(slots).plus(worth) < RECALLED && self.comes_soon(worker)
         };
         // Of those with as much, the one that came there last was heard last.
         let mut fullest = (1..self.ready.top()).rev().filter_map(|level| self.ready.list(level).last());

@@ -7,6 +7,10 @@ use std::time::Duration;
 /// lighter is slow to see that a kind has changed.
 const WEIGHT: u64 = 8;
 
+/// As how many times what is known one observation counts at most: it may have waited for its processor, which takes
+/// milliseconds where many want one. Five in a row still make it two hundred times as much, so a kind that has changed is seen.
+const OUTLIER: u64 = 16;
+
 /// What a task costs its worker at least: frames, decoding, two looks at the clock. It keeps kinds whose tasks take no
 /// measurable time from being worth nothing.
 const LEAST: Worth = Worth(500);
@@ -71,7 +75,9 @@ impl Forecast {
         }
         self.kinds[kind] = Some(Worth(match self.kinds[kind] {
             None => used,
-            Some(Worth(known)) if used > known => known + (used - known) / WEIGHT,
+            Some(Worth(known)) if used > known => {
+                known + (used - known).min(known.saturating_mul(OUTLIER - 1)) / WEIGHT
+            }
             Some(Worth(known)) => known - (known - used) / WEIGHT,
         }));
     }
@@ -95,6 +101,8 @@ mod tests {
         assert_eq!(forecast.of(3), Some(Worth::micros(8000)));
         forecast.learn(3, Duration::from_millis(16), 1);
         assert_eq!(forecast.of(3), Some(Worth::micros(9000)));
+        forecast.learn(3, Duration::from_secs(9), 1);
+        assert_eq!(forecast.of(3), Some(Worth::micros(9000 + 9000 * 15 / 8)), "sixteen times as much");
         for _ in 0..200 {
             forecast.learn(3, Duration::ZERO, 1);
         }

@@ -66,8 +66,17 @@ fn brief_tasks_wake_as_many_workers_as_there_are_processors() {
     pool.submit(1..5);
     assert_eq!(by(&mut pool), [one, two, two, two]);
     // What they have is not brief any more.
-    pool.submit(5..400);
+    pool.submit(5..300);
+    assert!(!by(&mut pool).contains(&three));
+    pool.submit(300..500);
     assert!(by(&mut pool).contains(&three));
+
+    // One that has waited for its processor does not make the others long.
+    let mut pool = Pool::configured(config.clone(), 3).opened(3);
+    taught(&mut pool, one, Duration::from_micros(1));
+    taught(&mut pool, one, 20 * MS);
+    pool.submit(1..5);
+    assert_eq!(by(&mut pool), [one, two, two, two]);
 
     let mut pool = Pool::configured(config.clone(), 3).opened(3);
     taught(&mut pool, one, Duration::from_micros(1));

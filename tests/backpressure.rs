@@ -28,13 +28,15 @@ fn a_producer_is_ahead_by_a_little_at_first_and_never_by_more_than_the_window() 
             let pool = Pool::builder().workers(1).build().await.unwrap();
             let mut items = pool.stream(Produce { sent: sent.clone(), bytes: 10, blocking });
             until(|| length(&sent) == FIRST).await;
-            for n in 1..10_000 {
+            for n in 1.. {
                 read(&mut items).await;
                 assert!(length(&sent) <= n + MOST);
+                // Now that it is read fast it may use all of the window. How much of that depends on when it hears what was read.
+                if n > 10_000 && length(&sent) > n + MOST / 5 {
+                    break;
+                }
+                assert!(n < 1_000_000, "it is never ahead by more than {}", MOST / 5);
             }
-            // Now that it is read fast it may use all of the window, and does when it is not.
-            until(|| length(&sent) > 10_000 + MOST / 5).await;
-            assert!(length(&sent) <= 10_000 + MOST);
         }
     });
 }

@@ -43,6 +43,8 @@ fn tasks_run_in_other_processes_and_on_all_workers() {
 
 #[test]
 fn a_pool_serves_many_threads_and_a_second_runtime() {
+    // Its pool outlives those of the threads.
+    let _test = Test::start();
     let first = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let pool = first.block_on(Pool::builder().workers(2).build()).unwrap();
     std::thread::scope(|scope| {

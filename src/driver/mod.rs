@@ -182,7 +182,7 @@ impl Driver {
         options: &Options,
         place: Place,
     ) -> Result<Submitted, Error> {
-        self.shared.with(|state, now| state.submit::<T>(now, input, options, place))
+        self.shared.timeless(|state| state.submit::<T>(input, options, place))
     }
 
     /// Asks for a place in the queue, for a task that will be submitted under the id that is returned.
@@ -259,12 +259,20 @@ impl Driver {
 }
 
 impl Shared {
-    /// Runs `f` under the lock; then, without it, wakes whoever is concerned, starts the links that were decided on, and
-    /// says what the pool above is to hear.
+    /// Runs `f` under the lock, sees to it that the scheduler is called in time, and to what is left to do without the lock.
     fn with<R>(self: &Arc<Self>, f: impl FnOnce(&mut State, Instant) -> R) -> R {
-        let (result, late) = self.lock(|state| {
+        self.timeless(|state| {
             let result = f(state, Instant::now());
             state.rearm();
+            result
+        })
+    }
+
+    /// Runs `f` under the lock, which asks for the time itself if it has to; then, without it, wakes whoever is concerned, starts
+    /// the links that were decided on, and says what the pool above is to hear.
+    fn timeless<R>(self: &Arc<Self>, f: impl FnOnce(&mut State) -> R) -> R {
+        let (result, late) = self.lock(|state| {
+            let result = f(state);
             (result, state.late())
         });
         let Some(late) = late else { return result };

@@ -47,7 +47,7 @@ impl Options {
         self.leash.as_ref().is_some_and(|leash| leash.is_cancelled())
     }
 
-    pub(super) fn spec(&self, now: Instant, kind: u32, bytes: usize, patient: bool) -> Spec {
+    pub(super) fn spec(&self, kind: u32, bytes: usize, patient: bool) -> Spec {
         Spec {
             kind,
             lane: self.lane,
@@ -57,7 +57,7 @@ impl Options {
             patient,
             timeout: self.timeout,
             retries: self.retries,
-            deadline: self.deadline.map(|at| at.saturating_duration_since(now)),
+            deadline: self.deadline.map(|at| at.saturating_duration_since(Instant::now())),
             stream: false,
             pack: 0,
         }

@@ -240,20 +240,19 @@ impl State {
             return Err(report::token_cancelled());
         }
         let kind = self.kind(TypeId::of::<T>(), T::NAME, describe::<T>)?;
-        let spec = Spec { pack: count, ..options.spec(now, kind, inputs.len(), true) };
+        let spec = Spec { pack: count, ..options.spec(kind, inputs.len(), true) };
         let task = self.calls.insert_pack(kind, Packed::new(inputs, count, options.leash.clone()))?;
         self.handle(now, Input::Submit { task, spec });
         Ok(Submitted { task, placed: self.calls.is_placed(task) })
     }
 
-    /// The body for a worker that is to run a pack.
-    pub(super) fn send_pack(&mut self, worker: WorkerId, task: TaskId, attempt: u32) -> bool {
-        let Some((index, packed)) = self.calls.packed(task) else { return false };
-        let Some((frame, inputs)) = packed.to_send(task, attempt, index) else { return true };
-        let Some(port) = super::send::find(&mut self.ports, worker) else { return true };
+    /// Sends a pack, if that is what the task is.
+    pub(super) fn send_pack(&mut self, worker: WorkerId, task: TaskId, attempt: u32) {
+        let Some((index, packed)) = self.calls.packed(task) else { return };
+        let Some((frame, inputs)) = packed.to_send(task, attempt, index) else { return };
+        let Some(port) = super::send::find(&mut self.ports, worker) else { return };
         port.outbox.add(&self.codec, &frame::ToWorker::Pack(frame), inputs);
         self.woken.extend(port.given(self.slots as usize));
-        true
     }
 
     /// What goes by the name of a task: many, if it is a pack.

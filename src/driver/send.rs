@@ -44,10 +44,9 @@ impl State {
     }
 
     pub(super) fn send_run(&mut self, worker: WorkerId, task: TaskId, attempt: u32, left: Option<Duration>) {
-        if self.send_pack(worker, task, attempt) {
-            return;
-        }
-        let Some((index, input)) = self.calls.input(task) else { return };
+        let Some((index, input)) = self.calls.input(task) else {
+            return self.send_pack(worker, task, attempt);
+        };
         let Some(port) = find(&mut self.ports, worker) else { return };
         let remaining_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
         let frame = ToWorker::Run(Run { task, attempt, index, remaining_us, trace: None });

@@ -163,7 +163,7 @@ impl State {
         self.act(&mut Hand::Empty);
     }
 
-    fn act(&mut self, hand: &mut Hand) {
+    pub(super) fn act(&mut self, hand: &mut Hand) {
         while let Some(action) = self.sched.poll_action() {
             self.perform(action, hand);
         }

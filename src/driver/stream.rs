@@ -75,7 +75,7 @@ impl Driver {
         options: &Options,
         place: Place,
     ) -> Result<TaskId, Error> {
-        self.shared.with(|state, now| state.submit_stream::<T>(now, input, options, place))
+        self.shared.timeless(|state| state.submit_stream::<T>(input, options, place))
     }
 
     /// Says how much was read, and takes all that has come into `items`, which is empty. `Some(Ok)`: there is something;
@@ -124,14 +124,13 @@ struct Streamed<T>(T);
 impl State {
     fn submit_stream<T: StreamTask>(
         &mut self,
-        now: Instant,
         input: Payload,
         options: &Options,
         place: Place,
     ) -> Result<TaskId, Error> {
         let kind = self.kind(TypeId::of::<Streamed<T>>(), T::NAME, describe_stream::<T>)?;
-        let spec = Spec { stream: true, ..options.spec(now, kind, input.len(), false) };
-        self.admit(now, input, options, spec, place).map(|submitted| submitted.task)
+        let spec = Spec { stream: true, ..options.spec(kind, input.len(), false) };
+        self.admit(input, options, spec, place).map(|submitted| submitted.task)
     }
 
     /// An item came. One that nobody reads any more is dropped.

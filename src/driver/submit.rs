@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::calls::UNKNOWN;
 use super::report;
-use super::state::State;
+use super::state::{Hand, State};
 use super::{Options, Place};
 use crate::error::Error;
 use crate::id::TaskId;
@@ -26,20 +26,18 @@ pub(crate) struct Submitted {
 impl State {
     pub(super) fn submit<T: Task>(
         &mut self,
-        now: Instant,
         input: Payload,
         options: &Options,
         place: Place,
     ) -> Result<Submitted, Error> {
         let kind = self.kind(TypeId::of::<T>(), T::NAME, describe::<T>)?;
-        let spec = options.spec(now, kind, input.len(), matches!(place, Place::Awaited));
-        self.admit(now, input, options, spec, place)
+        let spec = options.spec(kind, input.len(), matches!(place, Place::Awaited));
+        self.admit(input, options, spec, place)
     }
 
-    /// Submits a task of any type.
+    /// Submits a task of any type. What time it is is asked only if it matters: that takes longer than most of this.
     pub(super) fn admit(
         &mut self,
-        now: Instant,
         input: Payload,
         options: &Options,
         spec: Spec,
@@ -51,12 +49,18 @@ impl State {
         }
         if let Place::Reserved(task) = place {
             if self.calls.redeem(task, spec.kind, input, spec.stream) {
-                self.handle(now, Input::Redeem { task, spec });
+                self.handle(Instant::now(), Input::Redeem { task, spec });
+                self.rearm();
             }
             return Ok(Submitted { task, placed: true });
         }
         let task = self.calls.insert(spec.kind, input, options.leash.clone(), spec.stream)?;
-        self.handle(now, Input::Submit { task, spec });
+        if self.sched.submit_behind(task, &spec) {
+            self.act(&mut Hand::Empty);
+        } else {
+            self.handle(Instant::now(), Input::Submit { task, spec });
+            self.rearm();
+        }
         Ok(Submitted { task, placed: !spec.patient || self.calls.is_placed(task) })
     }
 
@@ -71,7 +75,7 @@ impl State {
             return Err(report::token_cancelled());
         }
         let task = self.calls.insert(UNKNOWN, Payload::new(), options.leash.clone(), false)?;
-        let spec = options.spec(now, UNKNOWN, 0, patient);
+        let spec = options.spec(UNKNOWN, 0, patient);
         self.handle(now, Input::Reserve { task, spec });
         Ok(task)
     }

@@ -110,6 +110,12 @@ impl Scheduler {
         }
     }
 
+    /// Whether a seat's worker has as many tasks as it can run, and room for more.
+    pub(super) fn is_full(&self, seat: u32) -> bool {
+        let seat = &self.seats[seat as usize];
+        seat.listed >= Some(self.config.slots) && seat.watch.is_some()
+    }
+
     /// The best worker with room.
     pub(super) fn roomy(&self) -> Option<u32> {
         let level = self.ready.lowest().filter(|&level| level < self.ready.top())?;

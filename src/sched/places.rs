@@ -87,6 +87,29 @@ impl Scheduler {
         }
     }
 
+    /// Takes in a task that will only stand behind those of a worker that has as many as it can run: what time it is matters to
+    /// nobody then, and nothing else comes of it. `false`: something may, nothing was done, and it is to be submitted as ever.
+    pub(crate) fn submit_behind(&mut self, id: TaskId, spec: &Spec) -> bool {
+        let limited = spec.timeout.is_some() || spec.deadline.is_some() || spec.retries > 0;
+        let timed = limited && !planted!(self, TimelessLimit);
+        let changes = self.size.is_elastic() || self.config.most_tasks < u64::MAX;
+        if timed || changes || self.staff.gave_up.is_some() || !self.has_place(spec.bytes) {
+            return false;
+        }
+        let Some(seat) = self.free_seat().filter(|&seat| self.is_full(seat)) else { return false };
+        self.places.entered += 1;
+        let task = Task { stand: Stand::Inside, order: self.places.entered, ..Task::new(id, *spec) };
+        if !self.tasks.insert(task) {
+            return false;
+        }
+        if spec.patient {
+            self.act(Action::Grant { task: id });
+        }
+        self.queue.see(spec.priority);
+        self.send(id.index, seat);
+        true
+    }
+
     pub(super) fn reserve(&mut self, id: TaskId, spec: Spec) {
         let spec = Spec { bytes: NOMINAL, ..spec };
         if !self.introduce(id, &spec) {

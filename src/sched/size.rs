@@ -44,7 +44,7 @@ impl Size {
         self.least.max(1)
     }
 
-    fn is_elastic(&self) -> bool {
+    pub(super) fn is_elastic(&self) -> bool {
         self.least < self.most
     }
 }

@@ -156,6 +156,8 @@ pub(in crate::sched) enum Bug {
     RetryStream,
     /// Nobody sees that there is room where many answers came from.
     ForgetRoom,
+    /// What is sent behind others has no limits.
+    TimelessLimit,
     /// The first worker of a pool below waits for a place, and tasks for a process.
     HoldAndWait,
     /// What a dead worker's pool was lent is forgotten.
@@ -166,7 +168,7 @@ pub(in crate::sched) enum Bug {
     StarveAsker,
 }
 
-const BUGS: [(&str, Bug); 45] = [
+const BUGS: [(&str, Bug); 46] = [
     ("double-resolve", Bug::DoubleResolve),
     ("forget-lost", Bug::ForgetLost),
     ("rerun-begun", Bug::RerunBegun),
@@ -212,14 +214,16 @@ const BUGS: [(&str, Bug); 45] = [
     ("rerun-stream", Bug::RerunStream),
     ("retry-stream", Bug::RetryStream),
     ("forget-room", Bug::ForgetRoom),
+    ("timeless-limit", Bug::TimelessLimit),
 ];
 
 /// How many fixed seeds, and how many that change with every commit.
 const SEEDS: u64 = 2000;
 
 /// What the seeds together have to get to, at least 20 times each.
-const REACHED: [&str; 45] = [
+const REACHED: [&str; 46] = [
     "Abandon",
+    "Behind",
     "Burst",
     "Cancel",
     "Closed",

@@ -289,12 +289,25 @@ impl World {
             _ => None,
         };
         self.burst = burst.filter(|_| self.burst.is_some() || self.rng.percent(30));
-        match self.burst {
-            Some(_) => self.scheduler.take_in(now, input),
-            None => self.scheduler.handle(now, input),
+        if self.burst.is_some() {
+            self.scheduler.take_in(now, input);
+            return self.act(cost);
         }
+        if self.goes_behind(&input) {
+            *self.life.done.entry("Behind".to_owned()).or_default() += 1;
+            self.act(cost)?;
+            return self.after_all();
+        }
+        self.scheduler.handle(now, input);
         self.act(cost)?;
-        if self.burst.is_some() { Ok(()) } else { self.after_all() }
+        self.rests()?;
+        self.after_all()
+    }
+
+    /// Whether a task was sent behind others, for which nobody asks what time it is.
+    fn goes_behind(&mut self, input: &Input) -> bool {
+        let &Input::Submit { task, spec } = input else { return false };
+        self.rng.percent(70) && self.scheduler.submit_behind(task, &spec)
     }
 
     /// The end of a burst.
@@ -306,6 +319,7 @@ impl World {
         self.scheduler.conclude();
         *self.life.done.entry("Burst".to_owned()).or_default() += 1;
         self.act(0)?;
+        self.rests()?;
         self.after_all()
     }
 
@@ -323,10 +337,15 @@ impl World {
         Ok(())
     }
 
-    fn after_all(&mut self) -> Checked {
+    /// Once it was told what time it is, it has seen to all that was due.
+    fn rests(&self) -> Checked {
         let now = self.base + self.model.now;
-        self.model.after()?;
         ensure!(self.scheduler.poll_timeout().is_none_or(|at| at > now), "it spins");
+        Ok(())
+    }
+
+    fn after_all(&mut self) -> Checked {
+        self.model.after()?;
         if self.tables {
             self.scheduler.check()?;
             self.compare()?;

@@ -8,23 +8,35 @@ use super::state::State;
 use crate::sched::Input;
 
 impl State {
-    /// Calls the scheduler if it is time and arms the alarm for the next time. Ready when the pool is closed.
+    /// Ready when it is time to call the scheduler, or the pool is closed; arms the alarm for that.
     pub(super) fn poll_clock(&mut self, now: Instant, cx: &Context<'_>) -> Poll<()> {
         if self.is_closed() {
             return Poll::Ready(());
         }
-        if self.sched.poll_timeout().is_some_and(|at| at <= now) {
-            if self.ports.iter().flatten().any(|port| port.is_kept_waiting(now)) {
-                // Time stands still until it has had its turn. If that takes long, the tick is late, and forgiven.
-                self.alarm.set(now + TURN, cx.waker());
-                self.clock = None;
-                return Poll::Pending;
-            }
+        if !self.is_due(now) {
+            self.clock = Some(cx.waker().clone());
+            self.armed = None;
+            return Poll::Pending;
+        }
+        self.clock = None;
+        if self.ports.iter().flatten().any(|port| port.is_kept_waiting(now)) {
+            // Time stands still until it has had its turn. If that takes long, the tick is late, and forgiven.
+            self.alarm.set(now + TURN, cx.waker());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    /// Calls the scheduler if it is still time. `false` when the pool is closed.
+    pub(super) fn tick(&mut self, now: Instant) -> bool {
+        if self.is_due(now) {
             self.handle(now, Input::Tick);
         }
-        self.clock = Some(cx.waker().clone());
-        self.armed = None;
-        Poll::Pending
+        !self.is_closed()
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.sched.poll_timeout().is_some_and(|at| at <= now)
     }
 
     /// Makes sure that the clock's task is woken in time. It may be woken too early: then it looks and sleeps on.

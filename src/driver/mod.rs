@@ -31,6 +31,7 @@ use futures::future::poll_fn;
 use tokio::io::Interest;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 
 use crate::error::{Error, ErrorKind};
 use crate::event::Summary;
@@ -327,7 +328,14 @@ fn probe() -> Result<(), Error> {
 /// deciding is done here, on the runtime that serves the links, so that a blocked runtime shows as a late tick.
 async fn clock_task(mut fuse: Fuse) {
     let shared = Arc::clone(&fuse.shared);
-    poll_fn(|cx| shared.with(|state, now| state.poll_clock(now, cx))).await;
+    loop {
+        poll_fn(|cx| shared.with(|state, now| state.poll_clock(now, cx))).await;
+        // If this process did not run for a while, much may have come that nobody has read. It is heard first.
+        yield_now().await;
+        if !shared.with(|state, now| state.tick(now)) {
+            break;
+        }
+    }
     fuse.done();
 }
 

@@ -4,7 +4,7 @@
 //! A worker that has to wait for its next task idles for a round trip, which is long beside a short task. So busy workers
 //! are sent tasks worth [`WORTH`] of work ahead, and at least one. What has not begun is recalled when another worker is
 //! idle: no task waits behind a slow one while someone has nothing to do. Brief tasks do not wake more workers than there are
-//! processors.
+//! processors, nor than this process can feed.
 
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ pub(super) const WORTH: Worth = Worth::micros(1000);
 /// What has to be predicted to take longer than this to be worth a recall, which costs two frames and a round trip.
 const RECALLED: Worth = Worth::micros(200);
 
+/// What it costs this process to send a task and to take in what comes of it: 330 to 370 ns for a no-op on the processor that
+/// the rest was measured on. It does that with one processor at a time.
+const FEED: Worth = Worth::nanos(350);
+
 /// How long a worker whose work was predicted to be short may be busy until that is not believed any more.
 const STUCK: Duration = Duration::from_millis(1);
 
@@ -34,8 +38,18 @@ const STUCK: Duration = Duration::from_millis(1);
 /// cold caches, several times as long.
 const BRIEF: Worth = Worth::micros(50);
 
+/// The same for one whose tasks are so brief that others would not be done with them any sooner: longer than a processor is kept
+/// from somebody who wants it (3 ms by default since Linux 6.6). Two workers that take turns with this process are slower than
+/// one beside it.
+const KEPT: Duration = Duration::from_millis(5);
+
 /// Levels of workers that were sent something ahead, by the logarithm of how much: enough for any `Config::ahead`.
 const LEVELS: usize = 16;
+
+/// How long a worker may be busy with brief tasks until that is not believed any more.
+fn patience(fed: bool) -> Duration {
+    if fed { KEPT } else { STUCK }
+}
 
 impl Scheduler {
     /// The lists of workers: by what they run while a slot is free, then by how much they were sent ahead, and at last
@@ -110,10 +124,15 @@ impl Scheduler {
         }
     }
 
-    /// Whether a seat's worker has as many tasks as it can run, and room for more.
-    pub(super) fn is_full(&self, seat: u32) -> bool {
-        let seat = &self.seats[seat as usize];
-        seat.listed >= Some(self.config.slots) && seat.watch.is_some()
+    /// The worker for a task if it only stands behind others there: the emptiest, if that one has as many as it can run; or one
+    /// that is at work, as long as it will be seen whether it comes to them.
+    pub(super) fn behind(&self, task: &Task, emptiest: u32) -> Option<u32> {
+        let is_full = |seat: &u32| {
+            let seat = &self.seats[*seat as usize];
+            seat.listed >= Some(self.config.slots) && seat.watch.is_some()
+        };
+        let at_work = || self.at_work(task, emptiest).filter(|_| self.rebalance.is_some());
+        Some(emptiest).filter(is_full).or_else(at_work).filter(is_full)
     }
 
     /// The best worker with room.
@@ -122,29 +141,51 @@ impl Scheduler {
         self.ready.list(level).first()
     }
 
-    /// A worker that is at work and comes to a brief task before another could have it, since all processors are taken. The
-    /// fullest of them: so those that are not needed come to their end. A thousand workers with a trickle of brief tasks
-    /// each would do little but take turns.
-    pub(super) fn at_work(&self, index: u32, emptiest: u32) -> Option<u32> {
+    /// A worker that is at work and comes to brief tasks before another could have them, since all processors are taken, or
+    /// this one, which feeds them all. The fullest of them: so those that are not needed come to their end. A thousand workers
+    /// with a trickle of brief tasks each would do little but take turns.
+    pub(super) fn at_work(&self, task: &Task, emptiest: u32) -> Option<u32> {
+        let worth = self.forecast.of(task.kind)?.times(task.weight());
         let idle = self.worker(emptiest).is_some_and(|worker| worker.tasks.is_empty());
-        if self.ready.above() + u32::from(idle) <= self.config.processors {
+        let others = self.ready.above() + u32::from(idle);
+        if worth > BRIEF || others <= self.useful(task.kind, task.weight()) {
             return None;
         }
-        let worth = self.forecast.of(self.tasks.at(index)?.kind).filter(|&worth| worth <= BRIEF)?;
-        let slots = self.config.slots;
+        let (slots, fed) = (self.config.slots, self.is_fed(task.kind));
+        let limit = if fed && !self.queue.is_first(task.priority) { WORTH } else { RECALLED };
         let fits = |worker: &Worker| {
             let room = worker.recalls == 0 && worker.tasks.len() < slots + self.config.ahead;
-            room && worker.tasks.backlog(slots).plus(worth) < RECALLED && self.comes_soon(worker)
+            room && worker.tasks.backlog(slots).plus(worth) < limit && self.silence(worker) < patience(fed)
         };
         // Of those with as much, the one that came there last was heard last.
         let mut fullest = (1..self.ready.top()).rev().filter_map(|level| self.ready.list(level).last());
         fullest.find(|&seat| self.worker(seat).is_some_and(fits))
     }
 
+    /// How many workers there had better be at work on tasks of a kind, so many in one: as many as there are processors for
+    /// beside what this process needs to feed them, and as many as it can feed.
+    fn useful(&self, kind: u32, count: u32) -> u32 {
+        let Some(worth) = self.forecast.of_many(kind) else { return self.config.processors };
+        let (worth, feed) = (worth.times(count).as_nanos(), FEED.as_nanos());
+        let both = worth.saturating_add(feed);
+        let room = (u64::from(self.config.processors).saturating_mul(worth).saturating_add(both / 2)) / both;
+        u32::try_from(room.min(worth.div_ceil(feed))).unwrap_or(u32::MAX).clamp(1, self.config.processors)
+    }
+
+    /// Whether tasks of a kind are so brief that more workers would not be done with them any sooner.
+    fn is_fed(&self, kind: u32) -> bool {
+        let useful = self.useful(kind, 1);
+        useful < self.config.processors && useful <= self.ready.above()
+    }
+
     /// Whether a worker will come to what it was sent ahead before it could be had back.
     fn comes_soon(&self, worker: &Worker) -> bool {
-        let silent = self.clock.now().saturating_sub(worker.heard);
-        worker.tasks.backlog(self.config.slots) < RECALLED && silent < STUCK
+        worker.tasks.backlog(self.config.slots) < RECALLED && self.silence(worker) < STUCK
+    }
+
+    /// For how long a worker has not been heard.
+    fn silence(&self, worker: &Worker) -> Duration {
+        self.clock.now().saturating_sub(worker.heard)
     }
 
     /// Recalls something for an idle worker from one that will not come to it soon.
@@ -162,10 +203,11 @@ impl Scheduler {
         let busy = (lowest..=self.ready.top()).rev();
         let rich = busy.flat_map(|level| self.ready.list(level).iter(&self.seats)).find(|&seat| {
             let Some(worker) = self.worker(seat).filter(|worker| worker.recalls == 0) else { return false };
-            if self.recallable(worker).next().is_none() {
+            let Some(task) = self.recallable(worker).next().and_then(|index| self.tasks.at(index)) else {
                 return false;
-            }
-            let soon = self.comes_soon(worker);
+            };
+            let fed = self.is_fed(task.kind);
+            let soon = self.comes_soon(worker) || fed && self.silence(worker) < patience(fed);
             later |= soon;
             !soon
         });

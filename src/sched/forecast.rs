@@ -11,6 +11,13 @@ const WEIGHT: u64 = 8;
 /// milliseconds where many want one. Five in a row still make it two hundred times as much, so a kind that has changed is seen.
 const OUTLIER: u64 = 16;
 
+/// The weight of one more observation in the average: no-ops have forgotten the past in some milliseconds.
+const LASTING: u64 = 4096;
+
+/// Which average still goes with tasks that typically take no time at all: while three processes take turns on two processors,
+/// no-ops take 2 us on average. One that takes a millisecond among a hundred makes it 10 us.
+const TURNS: Worth = Worth::micros(3);
+
 /// What a task costs its worker at least: frames, decoding, two looks at the clock. It keeps kinds whose tasks take no
 /// measurable time from being worth nothing.
 const LEAST: Worth = Worth(500);
@@ -25,7 +32,11 @@ impl Worth {
         Self(micros * 1000)
     }
 
-    pub(super) fn nanos(self) -> u64 {
+    pub(super) const fn nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    pub(super) fn as_nanos(self) -> u64 {
         self.0
     }
 
@@ -60,7 +71,18 @@ impl From<Duration> for Worth {
 /// Service times, by kind.
 #[derive(Debug, Default)]
 pub(super) struct Forecast {
-    kinds: Vec<Option<Worth>>,
+    kinds: Vec<Option<Known>>,
+}
+
+/// What is known of a kind.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// What is typical: outliers hardly count.
+    typical: Worth,
+    /// The average, with all outliers, in parts of a nanosecond: `LASTING` of them, so that nothing is too little to count.
+    average: u64,
+    /// Of how many, up to `LASTING`.
+    count: u64,
 }
 
 impl Forecast {
@@ -73,19 +95,38 @@ impl Forecast {
         if kind >= self.kinds.len() {
             self.kinds.resize(kind + 1, None);
         }
-        self.kinds[kind] = Some(Worth(match self.kinds[kind] {
-            None => used,
-            Some(Worth(known)) if used > known => {
-                known + (used - known).min(known.saturating_mul(OUTLIER - 1)) / WEIGHT
-            }
-            Some(Worth(known)) => known - (known - used) / WEIGHT,
-        }));
+        let fine = used.saturating_mul(LASTING);
+        let Some(known) = &mut self.kinds[kind] else {
+            self.kinds[kind] = Some(Known { typical: Worth(used), average: fine, count: 1 });
+            return;
+        };
+        let Known { typical: Worth(typical), average, count } = known;
+        if used > *typical {
+            *typical += (used - *typical).min(typical.saturating_mul(OUTLIER - 1)) / WEIGHT;
+        } else {
+            *typical -= (*typical - used) / WEIGHT;
+        }
+        *count = LASTING.min(*count + 1);
+        *average = (*average - *average / *count).saturating_add(fine / *count);
     }
 
     /// How long the next one will take; `None` if nothing is known yet.
     #[inline]
     pub(super) fn of(&self, kind: u32) -> Option<Worth> {
-        self.kinds.get(kind as usize).copied().flatten()
+        self.known(kind).map(|known| known.typical)
+    }
+
+    /// How long many of them take, for each: those of which few take long, too.
+    #[inline]
+    pub(super) fn of_many(&self, kind: u32) -> Option<Worth> {
+        let &Known { typical, average, .. } = self.known(kind)?;
+        let average = Worth(average / LASTING);
+        Some(if average <= TURNS { typical } else { typical.max(average) })
+    }
+
+    #[inline]
+    fn known(&self, kind: u32) -> Option<&Known> {
+        self.kinds.get(kind as usize)?.as_ref()
     }
 }
 
@@ -112,5 +153,24 @@ mod tests {
         }
         assert!(forecast.of(3) < Some(LEAST.shared_by(4)));
         assert_eq!(forecast.of(2), None);
+    }
+
+    #[test]
+    fn of_many_the_few_that_take_long_count_until_there_were_none_for_long() {
+        let mut forecast = Forecast::default();
+        let learn = |forecast: &mut Forecast, times: u32, micros: u64| {
+            (0..times).for_each(|_| forecast.learn(0, Duration::from_micros(micros), 1));
+        };
+        for _ in 0..50 {
+            learn(&mut forecast, 99, 0);
+            learn(&mut forecast, 1, 1000);
+        }
+        let many = forecast.of_many(0).unwrap();
+        assert!(Worth::micros(9) < many && many < Worth::micros(13), "{many:?}");
+        assert!(forecast.of(0) < Some(LEAST.times(6)));
+        learn(&mut forecast, 10_000, 0);
+        assert_eq!(forecast.of_many(0), forecast.of(0));
+        learn(&mut forecast, 4, 2000);
+        assert_eq!(forecast.of_many(0), forecast.of(0), "one in a thousand");
     }
 }

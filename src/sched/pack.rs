@@ -50,7 +50,9 @@ impl Scheduler {
             return 0;
         }
         match self.forecast.of(kind) {
-            Some(each) if each <= BRIEF => (WORTH.nanos() / each.nanos().max(1)).min(MOST.into()) as u32,
+            Some(each) if each <= BRIEF => {
+                (WORTH.as_nanos() / each.as_nanos().max(1)).min(MOST.into()) as u32
+            }
             _ => 0,
         }
     }

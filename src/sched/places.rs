@@ -96,12 +96,13 @@ impl Scheduler {
         if timed || changes || self.staff.gave_up.is_some() || !self.has_place(spec.bytes) {
             return false;
         }
-        let Some(seat) = self.free_seat().filter(|&seat| self.is_full(seat)) else { return false };
-        self.places.entered += 1;
-        let task = Task { stand: Stand::Inside, order: self.places.entered, ..Task::new(id, *spec) };
+        let order = self.places.entered + 1;
+        let task = Task { stand: Stand::Inside, order, ..Task::new(id, *spec) };
+        let Some(seat) = self.free_seat().and_then(|seat| self.behind(&task, seat)) else { return false };
         if !self.tasks.insert(task) {
             return false;
         }
+        self.places.entered = order;
         if spec.patient {
             self.act(Action::Grant { task: id });
         }

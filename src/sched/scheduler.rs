@@ -322,7 +322,8 @@ impl Scheduler {
 
     /// Sends a task that is in no list to the emptiest worker, or to one that comes to it as soon.
     pub(super) fn give(&mut self, index: u32, emptiest: u32) {
-        let seat = self.at_work(index, emptiest).unwrap_or(emptiest);
+        let Some(task) = self.tasks.at(index) else { return };
+        let seat = self.at_work(task, emptiest).unwrap_or(emptiest);
         self.send(index, seat);
     }
 

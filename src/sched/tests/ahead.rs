@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{MS, Pool, answered, run, task, worker};
 use crate::error::ErrorKind;
 use crate::id::WorkerId;
-use crate::sched::{Action, Answer, Config, Input};
+use crate::sched::{Action, Answer, Config, Input, Spec};
 
 fn pool(workers: u32) -> Pool {
     Pool::sent_ahead(workers, 1, 1024).opened(workers)
@@ -50,36 +50,38 @@ fn idle_workers_come_first_and_busy_ones_take_turns() {
     pool.wants(&[run(1, one, 1), run(2, two, 1), run(3, one, 1), run(4, two, 1)]);
 }
 
+/// Who was sent what the pool has wanted since it was last asked.
+fn by(pool: &mut Pool) -> Vec<WorkerId> {
+    let runs = std::mem::take(&mut pool.wanted).into_iter().filter_map(|action| match action {
+        Action::Run { worker, .. } => Some(worker),
+        _ => None,
+    });
+    runs.collect()
+}
+
 #[test]
 fn brief_tasks_wake_as_many_workers_as_there_are_processors() {
     let config = Config { workers: 3, slots: 1, processors: 2, ..Config::default() };
     let (one, two, three) = (worker(1, 0), worker(2, 1), worker(3, 2));
-    let by = |pool: &mut Pool| -> Vec<WorkerId> {
-        let runs = std::mem::take(&mut pool.wanted).into_iter().filter_map(|action| match action {
-            Action::Run { worker, .. } => Some(worker),
-            _ => None,
-        });
-        runs.collect()
-    };
     let mut pool = Pool::configured(config.clone(), 3).opened(3);
-    taught(&mut pool, one, Duration::from_micros(1));
+    taught(&mut pool, one, Duration::from_micros(10));
     pool.submit(1..5);
     assert_eq!(by(&mut pool), [one, two, two, two]);
     // What they have is not brief any more.
-    pool.submit(5..300);
+    pool.submit(5..30);
     assert!(!by(&mut pool).contains(&three));
-    pool.submit(300..500);
+    pool.submit(30..50);
     assert!(by(&mut pool).contains(&three));
 
     // One that has waited for its processor does not make the others long.
     let mut pool = Pool::configured(config.clone(), 3).opened(3);
-    taught(&mut pool, one, Duration::from_micros(1));
+    taught(&mut pool, one, Duration::from_micros(10));
     taught(&mut pool, one, 20 * MS);
     pool.submit(1..5);
     assert_eq!(by(&mut pool), [one, two, two, two]);
 
     let mut pool = Pool::configured(config.clone(), 3).opened(3);
-    taught(&mut pool, one, Duration::from_micros(1));
+    taught(&mut pool, one, Duration::from_micros(10));
     pool.submit(1..4);
     by(&mut pool);
     // Whoever is not heard of for a while may be at something long.
@@ -91,6 +93,49 @@ fn brief_tasks_wake_as_many_workers_as_there_are_processors() {
     taught(&mut pool, one, Duration::from_micros(51));
     pool.submit(1..4);
     assert_eq!(by(&mut pool), [one, two, three]);
+}
+
+#[test]
+fn tasks_so_brief_that_they_cannot_be_sent_faster_wake_no_more_workers_than_can_be_fed() {
+    let (one, two) = (worker(1, 0), worker(2, 1));
+    let begun = |processors: u32, used: u64, tasks: u32| {
+        let mut pool = Pool::configured(Config { workers: 8, processors, ..Config::default() }, 8).opened(8);
+        taught(&mut pool, one, Duration::from_micros(used));
+        pool.submit(0..tasks);
+        let mut by = by(&mut pool);
+        by.sort_unstable();
+        by.dedup();
+        (pool, by.len())
+    };
+    // This process needs half of two processors for no-ops, and cannot feed more than two workers however many there are.
+    for (processors, used, workers) in [(1, 0, 1), (2, 0, 1), (8, 0, 2), (8, 1, 3), (8, 2, 6), (8, 40, 8)] {
+        assert_eq!(begun(processors, used, 16).1, workers, "{processors} processors, {used} us");
+    }
+    // Whatever they have, until it takes so long that the next is not idle meanwhile.
+    assert_eq!(begun(2, 0, 1000).1, 1);
+    let (mut pool, workers) = begun(2, 1, 1500);
+    assert_eq!(workers, 2);
+    // They are recalled only if the first is not heard of.
+    pool.put(Input::Heard { worker: one });
+    pool.put(Input::Heard { worker: two });
+    let recalls = |pool: &mut Pool| {
+        let wanted = std::mem::take(&mut pool.wanted);
+        wanted.iter().filter(|action| matches!(action, Action::Recall { .. })).count()
+    };
+    for (later, recalled) in [(2 * MS, 0), (2 * MS, 0), (MS, 1)] {
+        pool.now += later;
+        pool.put(Input::Tick);
+        assert_eq!(recalls(&mut pool), recalled);
+    }
+    // A kind of which few take long keeps all workers busy.
+    let mut pool = Pool::configured(Config { workers: 2, processors: 2, ..Config::default() }, 2).opened(2);
+    (0..200).for_each(|n| taught(&mut pool, one, if n % 100 == 10 { MS } else { Duration::ZERO }));
+    pool.submit(0..2);
+    assert_eq!(by(&mut pool), [one, two]);
+    // What is urgent does not wait behind so many.
+    let (mut pool, _) = begun(2, 0, 500);
+    pool.put(Input::Submit { task: task(500), spec: Spec { priority: 1, ..Spec::default() } });
+    assert_eq!(by(&mut pool), [two]);
 }
 
 #[test]

@@ -24,6 +24,7 @@ PEERS = ["procpool", *PYTHON, "piscina", *RUST]
 WORKS = {
     "W1": "W1",
     "W2": "W2j",
+    "W2w": "W2",
     "W2c": "W2c",
     "W3_1": "W3b 1M",
     "W3_64": "W3b 64M",
@@ -35,10 +36,17 @@ WORKS = {
     "W7_8": "W7 x8",
     "W8": "W8 task",
 }
-UNITS = {"W1": "us", "W2": "tasks/s", "W2c": "tasks/s", "W3": "MB/s", "W4": "ms", "W5": "ms", "W6": "", "W7": "x", "W8": "B"}
+RATE = "tasks/s"
+UNITS = {
+    **{"W1": "us", "W2": RATE, "W2w": RATE, "W2c": RATE, "W3": "MB/s", "W4": "ms"},
+    **{"W5": "ms", "W6": "", "W7": "x", "W8": "B"},
+}
 
 
 def command(peer, work):
+    if work == "W2w":
+        # What is no pool has a window anyway.
+        return command(peer, "W2") if peer == "ipc-channel" else None
     if peer in PYTHON:
         return [sys.executable, os.path.join(HERE, "pools.py"), peer, work]
     if peer == "piscina":
@@ -50,7 +58,7 @@ def own(works, timeout):
     """One run of our own bench for all of the works."""
     benches = glob.glob(os.path.join(ROOT, "target/release/deps/targets-*"))
     bench = max((path for path in benches if os.access(path, os.X_OK)), key=os.path.getmtime)
-    only = ",".join(sorted({work.split("_")[0] for work in works}))
+    only = ",".join(sorted({work.split("_")[0].rstrip("w") for work in works}))
     with tempfile.NamedTemporaryFile() as out:
         subprocess.run(
             [bench, "--bench", "--only", only, "--json", out.name],
@@ -137,7 +145,8 @@ def main():
                 before = results[work, peer]
                 # What is refused or hangs once does so again.
                 if peer != "procpool" and not (before and not isinstance(before[0], (int, float))):
-                    before.append(one(command(peer, work), args.timeout))
+                    run = command(peer, work)
+                    before.append(one(run, args.timeout) if run else None)
     print("| | " + " | ".join(peers) + " |\n|" + "---|" * (len(peers) + 1))
     for work in works:
         unit = UNITS[work.split("_")[0]]

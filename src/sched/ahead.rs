@@ -46,11 +46,6 @@ const KEPT: Duration = Duration::from_millis(5);
 /// Levels of workers that were sent something ahead, by the logarithm of how much: enough for any `Config::ahead`.
 const LEVELS: usize = 16;
 
-/// How long a worker may be busy with brief tasks until that is not believed any more.
-fn patience(fed: bool) -> Duration {
-    if fed { KEPT } else { STUCK }
-}
-
 impl Scheduler {
     /// The lists of workers: by what they run while a slot is free, then by how much they were sent ahead, and at last
     /// those that have no room but something that can be recalled.
@@ -145,37 +140,44 @@ impl Scheduler {
     /// this one, which feeds them all. The fullest of them: so those that are not needed come to their end. A thousand workers
     /// with a trickle of brief tasks each would do little but take turns.
     pub(super) fn at_work(&self, task: &Task, emptiest: u32) -> Option<u32> {
-        let worth = self.forecast.of(task.kind)?.times(task.weight());
         let idle = self.worker(emptiest).is_some_and(|worker| worker.tasks.is_empty());
         let others = self.ready.above() + u32::from(idle);
-        if worth > BRIEF || others <= self.useful(task.kind, task.weight()) {
+        if self.pays(others, task) {
             return None;
         }
-        let (slots, fed) = (self.config.slots, self.is_fed(task.kind));
+        let worth = self.forecast.of(task.kind)?.times(task.weight());
+        if worth > BRIEF {
+            return None;
+        }
+        let (slots, fed) = (self.config.slots, self.is_fed(task));
         let limit = if fed && !self.queue.is_first(task.priority) { WORTH } else { RECALLED };
+        let patience = if fed { KEPT } else { STUCK };
         let fits = |worker: &Worker| {
             let room = worker.recalls == 0 && worker.tasks.len() < slots + self.config.ahead;
-            room && worker.tasks.backlog(slots).plus(worth) < limit && self.silence(worker) < patience(fed)
+            room && worker.tasks.backlog(slots).plus(worth) < limit && self.silence(worker) < patience
         };
         // Of those with as much, the one that came there last was heard last.
         let mut fullest = (1..self.ready.top()).rev().filter_map(|level| self.ready.list(level).last());
         fullest.find(|&seat| self.worker(seat).is_some_and(fits))
     }
 
-    /// How many workers there had better be at work on tasks of a kind, so many in one: as many as there are processors for
-    /// beside what this process needs to feed them, and as many as it can feed.
-    fn useful(&self, kind: u32, count: u32) -> u32 {
-        let Some(worth) = self.forecast.of_many(kind) else { return self.config.processors };
-        let (worth, feed) = (worth.times(count).as_nanos(), FEED.as_nanos());
-        let both = worth.saturating_add(feed);
-        let room = (u64::from(self.config.processors).saturating_mul(worth).saturating_add(both / 2)) / both;
-        u32::try_from(room.min(worth.div_ceil(feed))).unwrap_or(u32::MAX).clamp(1, self.config.processors)
+    /// Whether tasks like this one are done with sooner by that many workers than by one less: if there are processors for them
+    /// beside what this process needs to feed them, and if it can feed as many.
+    fn pays(&self, workers: u32, task: &Task) -> bool {
+        if workers <= 1 {
+            return true;
+        }
+        let Some(worth) = self.forecast.of_many(task.kind) else { return true };
+        let (worth, feed) = (worth.times(task.weight()).as_nanos(), FEED.as_nanos());
+        let (workers, processors, both) =
+            (u64::from(workers), u64::from(self.config.processors), worth.saturating_add(feed));
+        let room = workers.saturating_mul(both) <= processors.saturating_mul(worth).saturating_add(both / 2);
+        room && (workers - 1) * feed < worth
     }
 
-    /// Whether tasks of a kind are so brief that more workers would not be done with them any sooner.
-    fn is_fed(&self, kind: u32) -> bool {
-        let useful = self.useful(kind, 1);
-        useful < self.config.processors && useful <= self.ready.above()
+    /// Whether as many are at work on tasks like this one as it pays, though there are more processors.
+    fn is_fed(&self, task: &Task) -> bool {
+        !self.pays(self.ready.above() + 1, task) && !self.pays(self.config.processors, task)
     }
 
     /// Whether a worker will come to what it was sent ahead before it could be had back.
@@ -206,8 +208,7 @@ impl Scheduler {
             let Some(task) = self.recallable(worker).next().and_then(|index| self.tasks.at(index)) else {
                 return false;
             };
-            let fed = self.is_fed(task.kind);
-            let soon = self.comes_soon(worker) || fed && self.silence(worker) < patience(fed);
+            let soon = self.comes_soon(worker) || self.silence(worker) < KEPT && self.is_fed(task);
             later |= soon;
             !soon
         });

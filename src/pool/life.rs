@@ -13,6 +13,9 @@ impl PoolBuilder {
     ///
     /// They are all started at once; one that is lost is replaced. [`Pool::resize`] changes the number later.
     ///
+    /// Tasks go to whoever is idle, but for those of up to 50 us: more workers at once than there are processors, or than this
+    /// process can send such tasks to, would only take turns, so the others are left asleep.
+    ///
     /// In the [pool of a worker](crate::Context::pool) it is how many it may grow to, when it has so many tasks and is lent the
     /// [`places`](Self::places) for them. Default there: as many as there are places in the tree, and
     /// descriptors for.

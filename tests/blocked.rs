@@ -97,6 +97,34 @@ fn a_task_that_yields_without_end_hears_its_cancel() {
 }
 
 #[test]
+fn what_came_while_a_runtime_stood_still_is_heard_before_a_grace_is_over() {
+    on_a_runtime(|| async {
+        const GRACE: Duration = Duration::from_millis(50);
+        let pool = Pool::builder().workers(1).cancel_grace(GRACE).build().await.unwrap();
+        let before = pool.run(Pid).await.unwrap();
+        for _ in 0..5 {
+            let folder = Folder::new();
+            let path = folder.file("note");
+            let run = pool.run(Spin { note: path.clone(), polite: true });
+            until(|| notes(&path) == ["begun"]).await;
+            run.abort_handle().abort();
+            let asked = Instant::now();
+            // The link's turn, to say so. Then nobody has one until it is too late; much later would not count.
+            tokio::task::yield_now().await;
+            // It has answered when it sleeps.
+            let answered =
+                || notes(&path).len() == 2 && status(before).is_some_and(|(state, _)| state == 'S');
+            while !answered() || asked.elapsed() < GRACE + GRACE / 2 {
+                assert!(asked.elapsed() < limit(), "it does not stop");
+                std::hint::spin_loop();
+            }
+            run.await.unwrap();
+        }
+        assert_eq!((pool.run(Pid).await.unwrap(), pool.stats().restarts), (before, 0));
+    });
+}
+
+#[test]
 fn i7_a_runtime_that_stands_still_while_others_submit_blames_nobody() {
     let _test = Test::start();
     let runtime = current();

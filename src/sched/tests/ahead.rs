@@ -139,6 +139,29 @@ fn tasks_so_brief_that_they_cannot_be_sent_faster_wake_no_more_workers_than_can_
 }
 
 #[test]
+fn what_is_sent_behind_others_whatever_the_time_is_missed_when_it_does_not_run() {
+    let one = worker(1, 0);
+    let mut pool = Pool::configured(Config { workers: 2, processors: 2, ..Config::default() }, 2).opened(2);
+    taught(&mut pool, one, Duration::ZERO);
+    let behind = |pool: &mut Pool, n: u32| pool.scheduler.submit_behind(task(n), &Spec::default());
+    assert!(!behind(&mut pool, 1), "nobody is at work");
+    pool.submit([1]);
+    assert!(!behind(&mut pool, 2), "nobody would look whether it runs");
+    pool.submit([2]);
+    assert!(behind(&mut pool, 3) && behind(&mut pool, 4));
+    pool.now += 5 * MS;
+    pool.put(Input::Tick);
+    let ahead = [task(3), task(4)].to_vec();
+    pool.wants(&[
+        run(1, one, 1),
+        run(2, one, 1),
+        run(3, one, 1),
+        run(4, one, 1),
+        Action::Recall { worker: one, tasks: ahead },
+    ]);
+}
+
+#[test]
 fn an_idle_worker_gets_what_waits_behind_a_slow_one() {
     let mut pool = pool(2);
     pool.submit(1..5);

@@ -292,7 +292,7 @@ impl PoolBuilder {
     /// and the same for tasks in workers of one slot. Default: `false`.
     ///
     /// For callers that await one short task after the other, where falling asleep and being woken is most of what each
-    /// costs: a no-op takes 7 to 9 us instead of 13 to 52 on a machine that is idle otherwise. A runtime with one thread gains
+    /// costs: a no-op takes 7 to 10 us instead of 13 to 72 on a machine that is idle otherwise. A runtime with one thread gains
     /// most; in one with many, the caller's own thread may still have to be woken.
     ///
     /// The price is processor time: up to a whole processor in this process while workers have tasks, up to one in each

@@ -13,6 +13,7 @@
 //! | W1 low | the same in a pool with `low_latency` | W1 |
 //! | W2 | 100 000 no-ops in a window of 1 024, tasks/s | windowed echo of frames over two socket pairs |
 //! | W2j, W2b | the same through `join_all` and `buffer_unordered` | the same |
+//! | W2j 300k, W2b 300k | the same with 300 000, tasks/s | W2j and W2b |
 //! | W2c | the same through `map` | `multiprocessing.Pool.map` of Python, if there is one |
 //! | W3b, W3i | echo of a `Blob` of 4 KiB to 64 MiB, through shared memory and through the socket, MB/s in and out | bulk echo over a socket pair |
 //! | W3s, W3v | the same as `Vec<u8>`, with serde_bytes and without | the same |
@@ -219,24 +220,16 @@ async fn w2(table: &mut Table) {
     for round in 0..7 {
         let frames = raw.frames_per_second(10 * TASKS, 256);
         let windowed = rate(TASKS, window(&pool, TASKS)).await;
-        let joined = rate(TASKS, async {
-            for (n, answer) in join_all((0..TASKS).map(|n| pool.run(Noop(n)))).await.into_iter().enumerate() {
-                assert_eq!(answer.expect("an answer"), n as u64);
-            }
-        })
-        .await;
-        let buffered = rate(TASKS, async {
-            let mut answers =
-                futures::stream::iter((0..TASKS).map(|n| pool.run(Noop(n)))).buffer_unordered(WINDOW);
-            while let Some(answer) = answers.next().await {
-                answer.expect("an answer");
-            }
-        })
-        .await;
+        let at_once = rate(TASKS, joined(&pool, TASKS)).await;
+        let streamed = rate(TASKS, buffered(&pool, TASKS)).await;
         if round > 0 {
             table.round("W2", "tasks/s", windowed, frames);
-            table.round("W2j", "tasks/s", joined, frames);
-            table.round("W2b", "tasks/s", buffered, frames);
+            table.round("W2j", "tasks/s", at_once, frames);
+            table.round("W2b", "tasks/s", streamed, frames);
+        }
+        if round > 3 {
+            table.round("W2j 300k", "tasks/s", rate(3 * TASKS, joined(&pool, 3 * TASKS)).await, at_once);
+            table.round("W2b 300k", "tasks/s", rate(3 * TASKS, buffered(&pool, 3 * TASKS)).await, streamed);
         }
     }
     table.judge("W2", |value, raw| (value / raw, ">= 2 M/s", value >= 2e6));
@@ -245,6 +238,22 @@ async fn w2(table: &mut Table) {
     table.judge("W2b", |value, raw| (value / raw, ">= 1.2 M/s", value >= 1.2e6));
     table.stretch("W2j", "2.5 M/s");
     table.stretch("W2b", "2.5 M/s");
+    // As many a second as of a third as many: what grows with the square would have a third.
+    table.judge("W2j 300k", |many, few| (many / few, "linear", many / few >= 0.67));
+    table.judge("W2b 300k", |many, few| (many / few, "linear", many / few >= 0.67));
+}
+
+async fn joined(pool: &Pool, tasks: u64) {
+    for (n, answer) in join_all((0..tasks).map(|n| pool.run(Noop(n)))).await.into_iter().enumerate() {
+        assert_eq!(answer.expect("an answer"), n as u64);
+    }
+}
+
+async fn buffered(pool: &Pool, tasks: u64) {
+    let mut answers = futures::stream::iter((0..tasks).map(|n| pool.run(Noop(n)))).buffer_unordered(WINDOW);
+    while let Some(answer) = answers.next().await {
+        answer.expect("an answer");
+    }
 }
 
 /// Submits one by one and awaits the oldest when the window is full.
